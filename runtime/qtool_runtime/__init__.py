@@ -1,0 +1,1 @@
+"""Run a qtool artifact: numpy, onnxruntime, tokenizers and jinja2."""

@@ -1,0 +1,241 @@
+"""The artifact's contract: `manifest.json`. The reader owns the format; the compiler imports it to write.
+
+The document is the JSON form of `Manifest`: keys sorted, no timestamps, no paths outside the folder, so that
+equal inputs give equal bytes. Everything that the runtime needs to load and run is in here; the target file
+that the artifact was built for is never read again. The document carries its own SHA-256, so that a changed
+manifest is noticed like any other changed file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from qtool_runtime.errors import ArtifactError
+from qtool_runtime.records import from_data
+
+FORMAT_VERSION = 1
+FILE_NAME = "manifest.json"
+DIGEST_KEY = "manifest_sha256"
+"""Key of the SHA-256 (hex) of the canonical document without this key."""
+MAXIMUM_BYTES = 16 << 20
+"""A larger manifest is refused before it is read; real ones are under 100 kB."""
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """The shape of the network, in counts."""
+
+    architecture: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    parameters: int
+    tie_word_embeddings: bool
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the weights came from. `files` maps each checkpoint file's name to its SHA-256 (hex)."""
+
+    kind: str
+    id: str
+    revision: str | None
+    files: dict[str, str]
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One file of the artifact; `path` is relative and uses forward slashes."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class OperatorSet:
+    """Operators of one domain, with how often each occurs. The standard domain is "ai.onnx"."""
+
+    domain: str
+    version: int
+    operators: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """How to drive the model file."""
+
+    file: str
+    provider: str
+    minimum_onnxruntime: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    past_key: str
+    """Input name pattern such as "past_key_values.%d.key"."""
+    past_value: str
+    present_key: str
+    present_value: str
+    logits_rows_input: str | None
+    """Optional int64 input of shape (1,): how many rows of logits to compute, counted from the last
+    position. None: the graph returns logits for every position."""
+
+
+@dataclass(frozen=True)
+class KvCache:
+    """Layout of cached keys and values: each of shape (batch, num_key_value_heads, tokens, head_dim)."""
+
+    update: str
+    """"in_place": past and present may share one preallocated buffer. "concatenate": present is a new,
+    longer tensor."""
+    dtype: str
+    layers: int
+    num_key_value_heads: int
+    head_dim: int
+    bytes_per_token: int
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes on the device at the default context. `peak` is the sum; `budget` is the target's."""
+
+    weights: int
+    kv_cache: int
+    activations: int
+    runtime: int
+    peak: int
+    budget: int
+
+
+@dataclass(frozen=True)
+class QuantizedGroup:
+    """Summary of one kind of weight matrix ("attention", "mlp", "embedding", "lm_head")."""
+
+    group: str
+    bits: int
+    group_size: int | None
+    symmetric: bool | None
+    algorithm: str
+    tensors: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Token ids and sampling defaults, from the model's generation_config.json."""
+
+    bos_token_id: int | None
+    eos_token_ids: tuple[int, ...]
+    pad_token_id: int | None
+    do_sample: bool
+    temperature: float
+    top_k: int
+    top_p: float
+    repetition_penalty: float
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Agreement with the source, measured on a text with the given SHA-256."""
+
+    kl_mean: float
+    top1_agreement: float
+    perplexity: float
+    source_perplexity: float
+    tokens: int
+    corpus_sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The whole document."""
+
+    format_version: int
+    name: str
+    context: int
+    """Longest prompt and answer together, in tokens."""
+    model: ModelInfo
+    source: Source
+    target: dict[str, Any]
+    tools: dict[str, str]
+    files: tuple[FileEntry, ...]
+    operators: tuple[OperatorSet, ...]
+    graph: Graph
+    kv_cache: KvCache
+    memory: MemoryPlan
+    quantization: tuple[QuantizedGroup, ...]
+    generation: Generation
+    quality: Quality | None
+
+    def to_json(self) -> str:
+        """Returns the canonical text: sorted keys, two spaces, one trailing newline, with its digest."""
+        document = asdict(self)
+        digest = hashlib.sha256(_canonical(document).encode()).hexdigest()
+        return _canonical(document | {DIGEST_KEY: digest})
+
+
+def _canonical(document: dict[str, Any]) -> str:
+    return json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def read(folder: str | Path) -> Manifest:
+    """Reads and checks the manifest of an artifact folder.
+
+    Raises:
+        ArtifactError: the folder has no manifest, or it is malformed, of another format version, or names a
+            file outside the folder.
+    """
+    path = Path(folder) / FILE_NAME
+    try:
+        if path.stat().st_size > MAXIMUM_BYTES:
+            raise ArtifactError(f"{path} is {path.stat().st_size} bytes; a manifest has at most {MAXIMUM_BYTES}")
+        text = path.read_bytes().decode("utf-8")
+        data = json.loads(text)
+    except (FileNotFoundError, NotADirectoryError):
+        raise ArtifactError(
+            f"{Path(folder)} is not an artifact: it has no {FILE_NAME}",
+            hint="Give the folder that `qtool build` wrote.",
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ArtifactError(f"{path} cannot be read: {error}", hint="Build the artifact again.") from error
+    if not isinstance(data, dict) or data.get("format_version") != FORMAT_VERSION:
+        found = data.get("format_version") if isinstance(data, dict) else None
+        raise ArtifactError(
+            f"{path} has the format version {found!r}; this runtime reads {FORMAT_VERSION}",
+            hint="Build the artifact again, or install the runtime that goes with it.",
+        )
+    data.pop(DIGEST_KEY, None)
+    try:
+        manifest = from_data(Manifest, data)
+        unchanged = manifest.to_json() == text
+    except ValueError as error:  # RecordError, or a number that JSON does not have
+        raise ArtifactError(f"{path} is malformed: {error}", hint="Build the artifact again.") from error
+    if not unchanged:
+        raise ArtifactError(
+            f"{path} was changed after the build: its text does not have the SHA-256 it carries",
+            hint="Build the artifact again; do not edit its files.",
+        )
+    for entry in manifest.files:
+        check_path(entry.path)
+    return manifest
+
+
+def check_path(path: str) -> None:
+    """Refuses a path that could leave the artifact's folder.
+
+    Raises:
+        ArtifactError: the path is absolute, has a drive, a backslash or a ".." part.
+    """
+    pure = PurePosixPath(path)
+    if pure.is_absolute() or ".." in pure.parts or "\\" in path or ":" in path or not pure.parts:
+        raise ArtifactError(
+            f"the manifest names the file {path!r}, which is not inside the artifact",
+            hint="Do not load this artifact; build it again from its source.",
+        )

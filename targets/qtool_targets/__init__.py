@@ -1,0 +1,56 @@
+"""Hardware profiles of qtool: one TOML file each, loaded into a frozen `Target`.
+
+Standard library only, so that a build script can list targets without installing the compiler's needs.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from importlib import resources
+from pathlib import Path
+
+from qtool_targets.errors import TargetError
+from qtool_targets.schema import Execution, Memory, Precision, Target, Weights, parse
+
+__all__ = ["Execution", "Memory", "Precision", "Target", "TargetError", "Weights", "load", "names"]
+
+
+def names() -> list[str]:
+    """Returns the names of the profiles that ship with qtool, sorted."""
+    return sorted(
+        entry.name.removesuffix(".toml")
+        for entry in resources.files(__name__).iterdir()
+        if entry.name.endswith(".toml")
+    )
+
+
+def load(name_or_path: str | Path) -> Target:
+    """Loads a profile by its name, or from a TOML file of the user's.
+
+    Args:
+        name_or_path: a name out of `names()`, or a path that ends in `.toml`.
+
+    Raises:
+        TargetError: there is no such profile or file, or it is malformed.
+    """
+    text = str(name_or_path)
+    if text.endswith(".toml"):
+        return _parse_file(Path(text))
+    if text not in names():
+        raise TargetError(
+            f"unknown target {text!r}; known: {', '.join(names())}",
+            hint="Name one of these, or give the path of a TOML file of your own.",
+        )
+    return parse(tomllib.loads((resources.files(__name__) / f"{text}.toml").read_text("utf-8")), text)
+
+
+def _parse_file(path: Path) -> Target:
+    try:
+        document = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise TargetError(f"there is no target file {path}", hint="Check the path.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise TargetError(f"the target file {path} cannot be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise TargetError(f"the target file {path} is not valid TOML: {error}") from error
+    return parse(document, str(path))

@@ -1,0 +1,195 @@
+"""What a hardware profile says: frozen records, and the strict reader that fills them from TOML.
+
+A profile file has the top-level keys of `Target` and one table for each of its records:
+
+    name = "arm64-int4"
+    description = "64-bit Arm boards and servers, CPU"
+    tested_on = ["onnxruntime 1.31.1, x86-64"]
+
+    [execution]      provider, minimum_onnxruntime
+    [weights]        bits, group_size, symmetric, embedding_bits, lm_head_bits
+    [precision]      activations, kv_cache
+    [memory]         context, budget_mb
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import Any
+
+from qtool_targets.errors import TargetError
+
+PROVIDERS = ("cpu", "cuda", "directml", "webgpu")
+WEIGHT_BITS = (4, 8, 16, 32)
+GROUP_SIZES = (16, 32, 64, 128)
+FLOAT_TYPES = ("float32", "float16")
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+_VERSION = re.compile(r"\d+\.\d+(\.\d+)?")
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Where the artifact runs."""
+
+    provider: str
+    """Execution provider of ONNX Runtime, one of `PROVIDERS`."""
+    minimum_onnxruntime: str
+    """Lowest ONNX Runtime version that has every kernel the graph needs, such as "1.23"."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How weight matrices are stored."""
+
+    bits: int
+    """4 or 8: integers in groups with a scale each. 16 or 32: plain floats."""
+    group_size: int = 32
+    """Weights along the input dimension that share one scale. Ignored for 16 and 32 bits."""
+    symmetric: bool = False
+    """True: the zero point is the middle of the range and not stored. False: one zero point a group."""
+    embedding_bits: int | None = None
+    """Bits of the token embedding; the same as `bits` when absent."""
+    lm_head_bits: int | None = None
+    """Bits of the output projection; the same as `bits` when absent."""
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Floating-point types of everything that is not a weight matrix."""
+
+    activations: str
+    """One of `FLOAT_TYPES`; also the type of scales, norms and logits."""
+    kv_cache: str
+    """One of `FLOAT_TYPES`; the type of cached keys and values."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What the device gives to the model."""
+
+    context: int
+    """Default context length in tokens (prompt and answer together)."""
+    budget_mb: int
+    """Memory the whole process may take on the device at the default context, in units of 10^6 bytes."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """One hardware profile."""
+
+    name: str
+    description: str
+    execution: Execution
+    weights: Weights
+    precision: Precision
+    memory: Memory
+    tested_on: tuple[str, ...] = ()
+    """What has really executed an artifact of this profile; empty when nothing has."""
+    legacy: bool = False
+    """True when the provider is no longer developed upstream."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the profile as plain data, as it is frozen into an artifact's manifest."""
+        return asdict(self) | {"tested_on": list(self.tested_on)}
+
+
+def parse(data: dict[str, Any], origin: str) -> Target:
+    """Reads a profile from parsed TOML.
+
+    Args:
+        data: the document.
+        origin: what to call it in errors, usually its path.
+
+    Raises:
+        TargetError: a key is unknown, missing or of the wrong type, or a value is not valid.
+    """
+    sections = {"execution": Execution, "weights": Weights, "precision": Precision, "memory": Memory}
+    values: dict[str, Any] = {}
+    for key, record in sections.items():
+        if not isinstance(data.get(key), dict):
+            raise TargetError(f"{origin}: the table [{key}] is missing", hint=_hint(origin))
+        values[key] = _record(record, data[key], f"{origin}: [{key}]")
+    rest = {key: value for key, value in data.items() if key not in sections}
+    target = _record(Target, rest | values, origin)
+    assert isinstance(target, Target)
+    _check(target, origin)
+    return target
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "int": (int,),
+    "bool": (bool,),
+    "int | None": (int,),
+    "tuple[str, ...]": (list,),
+}
+
+
+def _record(record: type, data: dict[str, Any], origin: str) -> Any:
+    """Fills one frozen record, refusing what it does not know."""
+    known = {field.name: field for field in fields(record)}
+    for key in data:
+        if key not in known:
+            raise TargetError(f"{origin}: unknown key {key!r}; known: {', '.join(known)}", hint=_hint(origin))
+    values = dict(data)
+    for name, field in known.items():
+        if name not in data:
+            if field.default is MISSING:
+                raise TargetError(f"{origin}: the key {name!r} is missing", hint=_hint(origin))
+            continue
+        kinds = _TYPES.get(str(field.type))
+        value = data[name]
+        if kinds and (not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)):
+            raise TargetError(f"{origin}: {name} = {value!r} is not of the type {field.type}", hint=_hint(origin))
+        if isinstance(value, list):
+            if not all(isinstance(item, str) for item in value):
+                raise TargetError(f"{origin}: {name} must be a list of strings, got {value!r}")
+            values[name] = tuple(value)
+    return record(**values)
+
+
+def _check(target: Target, origin: str) -> None:
+    """Checks values against their valid sets and against each other."""
+
+    def one_of(key: str, value: object, valid: tuple[object, ...]) -> None:
+        if value not in valid:
+            listed = ", ".join(map(str, valid))
+            raise TargetError(f"{origin}: {key} = {value!r} is not one of {listed}", hint=_hint(origin))
+
+    one_of("execution.provider", target.execution.provider, PROVIDERS)
+    one_of("weights.bits", target.weights.bits, WEIGHT_BITS)
+    one_of("weights.embedding_bits", target.weights.embedding_bits, (None, *WEIGHT_BITS))
+    one_of("weights.lm_head_bits", target.weights.lm_head_bits, (None, *WEIGHT_BITS))
+    one_of("weights.group_size", target.weights.group_size, GROUP_SIZES)
+    one_of("precision.activations", target.precision.activations, FLOAT_TYPES)
+    one_of("precision.kv_cache", target.precision.kv_cache, FLOAT_TYPES)
+    if not _NAME.fullmatch(target.name):
+        raise TargetError(f"{origin}: name = {target.name!r} must be lower-case letters, digits, '.', '_' or '-'")
+    if not _VERSION.fullmatch(target.execution.minimum_onnxruntime):
+        raise TargetError(
+            f"{origin}: execution.minimum_onnxruntime = {target.execution.minimum_onnxruntime!r} is not a version"
+            " such as '1.23'"
+        )
+    for key, value in (("context", target.memory.context), ("budget_mb", target.memory.budget_mb)):
+        if value <= 0:
+            raise TargetError(f"{origin}: memory.{key} = {value} must be positive")
+    if target.precision.kv_cache != target.precision.activations:
+        raise TargetError(
+            f"{origin}: precision.kv_cache = {target.precision.kv_cache!r} differs from activations ="
+            f" {target.precision.activations!r}; no provider's attention kernel accepts that",
+            hint="Set both to the same type.",
+        )
+    float_bits = 16 if target.precision.activations == "float16" else 32
+    for key in ("bits", "embedding_bits", "lm_head_bits"):
+        bits = getattr(target.weights, key)
+        if bits in (16, 32) and bits != float_bits:
+            raise TargetError(
+                f"{origin}: weights.{key} = {bits} does not go with activations ="
+                f" {target.precision.activations!r}; plain weights have the activations' type ({float_bits} bits)"
+            )
+
+
+def _hint(origin: str) -> str:
+    return f"Correct {origin.split(':')[0]}; `qtool targets NAME` prints a profile that is valid."

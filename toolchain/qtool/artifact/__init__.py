@@ -1,0 +1,1 @@
+"""Writes artifacts: layout of the data file, its content, the folder, the manifest."""

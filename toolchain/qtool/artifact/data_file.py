@@ -1,0 +1,121 @@
+"""Computes the tensors of one or several artifacts and writes each where it belongs.
+
+Work goes by chunks of rows, in a few threads; a chunk is read, computed and written before its thread takes
+another, so memory is bounded by threads times chunk whatever the model's size. A tensor that several artifacts
+hold in the same form is computed once and written to each. The bytes depend on neither the order in which
+chunks finish nor the number of threads.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from qtool.artifact.layout import Layout
+from qtool.storage import Storage
+
+_CHUNK_ELEMENTS = 1 << 18
+"""Weights in a chunk: the float32 rows (1 MiB) and their temporaries stay in a core's cache."""
+
+Progress = Callable[[int, int], None]
+"""(bytes written, bytes in total)"""
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    storage: Storage
+    start: int
+    stop: int
+    destinations: tuple[tuple[int, tuple[int, ...]], ...]
+    """(file descriptor, offset of each part)"""
+
+    def write(self) -> int:
+        """Computes the rows and writes them; returns the bytes written."""
+        written = 0
+        arrays = self.storage.compute(self.start, self.stop)
+        for index, (part, array) in enumerate(zip(self.storage.parts, arrays, strict=True)):
+            data = memoryview(np.ascontiguousarray(array)).cast("B")
+            for descriptor, offsets in self.destinations:
+                _write_at(descriptor, data, offsets[index] + self.start * part.row_bytes)
+                written += len(data)
+        return written
+
+
+def write_data_files(files: Sequence[tuple[Path, Layout]], threads: int, progress: Progress) -> None:
+    """Writes the data files of several artifacts.
+
+    Args:
+        files: path and layout of each; the files are created.
+        threads: how many chunks are computed at a time.
+        progress: told after each chunk.
+
+    Raises:
+        OSError: a file cannot be written; space is reserved first, so a full disk shows at once.
+        SourceError: a weight cannot be read or has values that are not finite.
+    """
+    total = sum(layout.size for _, layout in files)
+    descriptors: list[int] = []
+    try:
+        for path, layout in files:
+            descriptors.append(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o644))
+            _reserve(descriptors[-1], layout.size)
+        with ThreadPoolExecutor(threads) as pool:
+            _run(pool, list(_chunks(files, descriptors)), total, progress)
+        for descriptor in descriptors:
+            os.fsync(descriptor)
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _run(pool: ThreadPoolExecutor, chunks: list[_Chunk], total: int, progress: Progress) -> None:
+    """Writes all chunks; the first error stops the rest."""
+    done = 0
+    futures = [pool.submit(chunk.write) for chunk in chunks]
+    try:
+        for future in futures:
+            done += future.result()
+            progress(done, total)
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        wait(futures, return_when=FIRST_EXCEPTION)
+        raise
+
+
+def _chunks(files: Sequence[tuple[Path, Layout]], descriptors: Sequence[int]) -> Iterator[_Chunk]:
+    """Yields the chunks of every distinct storage, each with all the files that hold it."""
+    seen: set[str] = set()
+    for _, layout in files:
+        for key, placement in layout.placements.items():
+            if key in seen:
+                continue
+            seen.add(key)
+            destinations = tuple(
+                (descriptor, other.placements[key].offsets)
+                for descriptor, (_, other) in zip(descriptors, files, strict=True)
+                if key in other.placements
+            )
+            rows, *rest = placement.storage.parts[0].shape
+            step = max(1, _CHUNK_ELEMENTS // max(1, prod(rest)))
+            for start in range(0, rows, step):
+                yield _Chunk(placement.storage, start, min(start + step, rows), destinations)
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    """Takes the disk space of the whole file at once, where the file system can."""
+    if hasattr(os, "posix_fallocate") and size:
+        os.posix_fallocate(descriptor, 0, size)
+    else:
+        os.ftruncate(descriptor, size)
+
+
+def _write_at(descriptor: int, data: memoryview, offset: int) -> None:
+    while data:
+        written = os.pwrite(descriptor, data, offset)
+        data, offset = data[written:], offset + written

@@ -1,0 +1,167 @@
+"""Fills the manifest from the checkpoint, the target and the finished graph."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from importlib.metadata import version
+from math import prod
+from typing import Any
+
+import onnx_ir as ir
+
+from qtool.artifact.layout import Layout
+from qtool.checkpoint import Checkpoint, QwenConfig
+from qtool.checkpoint.layout import weight_shapes
+from qtool.models import decoder
+from qtool.plan import device_memory, kv_bytes_per_token
+from qtool.quantize.schemes import Role, role_of
+from qtool.quantize.storage import IntegerStorage
+from qtool.storage import FloatStorage
+from qtool_runtime.manifest import (
+    FORMAT_VERSION,
+    FileEntry,
+    Generation,
+    Graph,
+    KvCache,
+    Manifest,
+    ModelInfo,
+    OperatorSet,
+    QuantizedGroup,
+    Source,
+)
+from qtool_targets import Target
+
+MODEL_FILE = "model.onnx"
+
+
+def describe(
+    checkpoint: Checkpoint,
+    target: Target,
+    context: int,
+    exporter: str,
+    model: ir.Model,
+    layout: Layout,
+    files: tuple[FileEntry, ...],
+    generation: Generation,
+) -> Manifest:
+    """Returns the manifest of an artifact whose files are already written."""
+    config = checkpoint.config
+    return Manifest(
+        format_version=FORMAT_VERSION,
+        name=checkpoint.name,
+        context=context,
+        model=_model_info(config),
+        source=Source(checkpoint.kind, checkpoint.id, checkpoint.revision, checkpoint.sha256()),
+        target=target.to_dict(),
+        tools=_tools(exporter),
+        files=files,
+        operators=_operators(model),
+        graph=graph_interface(model, target),
+        kv_cache=_kv_cache(config, target, model),
+        memory=device_memory(config, target, context, layout.size),
+        quantization=_quantization(layout, config),
+        generation=generation,
+        quality=None,
+    )
+
+
+def _model_info(config: QwenConfig) -> ModelInfo:
+    return ModelInfo(
+        architecture=config.model_type,
+        vocab_size=config.vocab_size,
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        num_hidden_layers=config.num_hidden_layers,
+        num_attention_heads=config.num_attention_heads,
+        num_key_value_heads=config.num_key_value_heads,
+        head_dim=config.head_dim,
+        parameters=sum(prod(shape) for shape in weight_shapes(config).values()),
+        tie_word_embeddings=config.tie_word_embeddings,
+    )
+
+
+def _tools(exporter: str) -> dict[str, str]:
+    """Versions of what shaped the bytes."""
+    return {"exporter": exporter} | {name: version(name) for name in ("qtool-edge", "onnx-ir", "numpy")}
+
+
+def _operators(model: ir.Model) -> tuple[OperatorSet, ...]:
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for node in model.graph:
+        counts[node.domain][node.op_type] += 1
+    versions = model.graph.opset_imports
+    return tuple(
+        OperatorSet(domain or "ai.onnx", versions[domain], dict(sorted(counts[domain].items())))
+        for domain in sorted(counts)
+    )
+
+
+def graph_interface(model: ir.Model, target: Target) -> Graph:
+    """Says how to drive the graph."""
+    inputs = tuple(str(value.name) for value in model.graph.inputs)
+    return Graph(
+        file=MODEL_FILE,
+        provider=target.execution.provider,
+        minimum_onnxruntime=target.execution.minimum_onnxruntime,
+        inputs=inputs,
+        outputs=tuple(str(value.name) for value in model.graph.outputs),
+        past_key=decoder.PAST_KEY,
+        past_value=decoder.PAST_VALUE,
+        present_key=decoder.PRESENT_KEY,
+        present_value=decoder.PRESENT_VALUE,
+        logits_rows_input=decoder.LOGITS_ROWS_INPUT if decoder.LOGITS_ROWS_INPUT in inputs else None,
+    )
+
+
+def _kv_cache(config: QwenConfig, target: Target, model: ir.Model) -> KvCache:
+    in_place = any(node.op_type == "GroupQueryAttention" for node in model.graph)
+    return KvCache(
+        update="in_place" if in_place else "concatenate",
+        dtype=target.precision.kv_cache,
+        layers=config.num_hidden_layers,
+        num_key_value_heads=config.num_key_value_heads,
+        head_dim=config.head_dim,
+        bytes_per_token=kv_bytes_per_token(config, target),
+    )
+
+
+def _quantization(layout: Layout, config: QwenConfig) -> tuple[QuantizedGroup, ...]:
+    """Sums the stored matrices up by kind and scheme."""
+    groups: dict[QuantizedGroup, tuple[int, int]] = {}
+    for placement in layout.placements.values():
+        storage = placement.storage
+        if not isinstance(storage, IntegerStorage | FloatStorage) or (role := role_of(storage.weight.name)) is None:
+            continue
+        if isinstance(storage, IntegerStorage):
+            scheme = storage.scheme
+            kind = QuantizedGroup(role, scheme.bits, scheme.group_size, scheme.symmetric, scheme.algorithm, 0, 0)
+        else:
+            kind = QuantizedGroup(role, storage.dtype.bitwidth, None, None, "none", 0, 0)
+        tensors, size = groups.get(kind, (0, 0))
+        groups[kind] = (tensors + 1, size + sum(part.nbytes for part in storage.parts))
+    order = list(Role)
+    return tuple(
+        QuantizedGroup(**{**vars(kind), "tensors": tensors, "bytes": size})
+        for kind, (tensors, size) in sorted(groups.items(), key=lambda item: order.index(Role(item[0].group)))
+    )
+
+
+def generation_defaults(config: QwenConfig, files: dict[str, bytes]) -> Generation:
+    """Reads sampling defaults from generation_config.json; without one, generation is greedy."""
+    document: dict[str, Any] = json.loads(files.get("generation_config.json", b"{}"))
+
+    def number(key: str, default: float) -> float:
+        value = document.get(key)
+        return value if isinstance(value, int | float) and not isinstance(value, bool) else default
+
+    return Generation(
+        bos_token_id=config.bos_token_id,
+        eos_token_ids=config.eos_token_ids,
+        pad_token_id=config.pad_token_id,
+        do_sample=document.get("do_sample") is True,
+        temperature=float(number("temperature", 1.0)),
+        top_k=int(number("top_k", 0)),
+        top_p=float(number("top_p", 1.0)),
+        repetition_penalty=float(number("repetition_penalty", 1.0)),
+    )

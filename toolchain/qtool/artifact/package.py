@@ -1,0 +1,79 @@
+"""One artifact on its way to disk."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import onnx_ir as ir
+
+from qtool.artifact.data_file import Progress, write_data_files
+from qtool.artifact.describe import MODEL_FILE, describe, generation_defaults, graph_interface
+from qtool.artifact.folder import new_folder
+from qtool.artifact.genai_config import FILE_NAME as GENAI_FILE
+from qtool.artifact.genai_config import genai_config
+from qtool.artifact.layout import DATA_FILE, plan_layout, refer_to_data_file
+from qtool.checkpoint import Checkpoint
+from qtool_runtime import manifest
+from qtool_runtime.manifest import FileEntry, Manifest
+from qtool_targets import Target
+
+
+class Package:
+    """The files of one artifact: weights first, then graph and tokenizer, the manifest last."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, target: Target, context: int, exporter: str, model: ir.Model
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._target = target
+        self._context = context
+        self._exporter = exporter
+        self._model = model
+        self._layout = plan_layout(model)
+
+    def folder(self, output: Path, *, force: bool) -> AbstractContextManager[Path]:
+        """Gives the temporary folder that becomes `output` at the end (see `new_folder`)."""
+        return new_folder(output, force=force)
+
+    @staticmethod
+    def write_weights(packages: Sequence[tuple[Package, Path]], threads: int, progress: Progress) -> None:
+        """Writes the data files of several packages in one pass over the source."""
+        files = [(folder / DATA_FILE, package._layout) for package, folder in packages]
+        write_data_files(files, threads, progress)
+
+    def finish(self, folder: Path) -> Manifest:
+        """Writes everything but the weights, and describes it all in the manifest."""
+        refer_to_data_file(self._model, self._layout)
+        ir.save(self._model, folder / MODEL_FILE)
+        documents = self._checkpoint.tokenizer_files()
+        generation = generation_defaults(self._checkpoint.config, documents)
+        graph = graph_interface(self._model, self._target)
+        genai = genai_config(self._checkpoint.config, graph, generation, self._context)
+        for name, content in {**documents, GENAI_FILE: genai.encode()}.items():
+            (folder / name).write_bytes(content)
+        files = tuple(
+            FileEntry(path.name, path.stat().st_size, sha256(path))
+            for path in sorted(folder.iterdir())
+            if not path.name.startswith(".")
+        )
+        document = describe(
+            self._checkpoint,
+            self._target,
+            self._context,
+            self._exporter,
+            self._model,
+            self._layout,
+            files,
+            generation,
+        )
+        (folder / manifest.FILE_NAME).write_text(document.to_json(), encoding="utf-8", newline="\n")
+        return document
+
+
+def sha256(path: Path) -> str:
+    """Returns the SHA-256 of a file as lower-case hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

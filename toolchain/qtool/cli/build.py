@@ -1,0 +1,131 @@
+"""`qtool build`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+import qtool_targets
+from qtool.cli.output import json_option, megabytes, print_facts, print_json, print_table
+
+if TYPE_CHECKING:
+    from qtool.pipeline import Artifact, Job
+    from qtool.plan import Plan
+
+
+@click.command(name="build")
+@click.argument("model", required=False)
+@click.option("--target", "-t", required=True, metavar="NAME|PATH|all", help="Hardware profile; see `qtool targets`.")
+@click.option("--output", "-o", type=click.Path(), help="Folder to write (with `all`, its parent). [default: ./NAME-TARGET]")
+@click.option("--context", type=click.IntRange(min=1), help="Tokens to plan for, instead of the target's default.")
+@click.option("--exporter", type=click.Choice(["native", "optimum"]), default="native", show_default=True, help="What writes the graph.")
+@click.option("--plan", "plan_only", is_flag=True, help="Only print predicted sizes and memory.")
+@click.option("--force", is_flag=True, help="Replace an artifact that is there.")
+@click.option("--ignore-budget", is_flag=True, help="Build even if the device's memory budget is exceeded.")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads of the build; the result does not depend on it.")
+@json_option
+def command(
+    model: str | None,
+    target: str,
+    output: str | None,
+    context: int | None,
+    exporter: str,
+    plan_only: bool,
+    force: bool,
+    ignore_budget: bool,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Compile MODEL into an artifact for one target.
+
+    MODEL is a Hugging Face id, a folder of safetensors, or a GGUF file. Without it, the small model that ships
+    with qtool is compiled.
+    """
+    from qtool.cli.progress import progress
+    from qtool.pipeline import plan_jobs, run_jobs
+
+    started = time.perf_counter()
+    targets = qtool_targets.names() if target == "all" else [target]
+    jobs = plan_jobs(model, targets, output=output, context=context, threads=threads)
+    if plan_only:
+        _print_plans(jobs, as_json)
+        return
+    with progress() as report:
+        artifacts = run_jobs(
+            jobs,
+            exporter=exporter,
+            force=force,
+            ignore_budget=ignore_budget,
+            threads=threads,
+            progress=report,
+        )
+    _print_artifacts(jobs, artifacts, time.perf_counter() - started, as_json)
+
+
+def _print_plans(jobs: list[Job], as_json: bool) -> None:
+    if as_json:
+        documents = [job.plan.to_dict() for job in jobs]
+        print_json(documents if len(documents) > 1 else documents[0])
+    elif len(jobs) == 1:
+        _print_plan(jobs[0])
+    else:
+        header = ("target", "context", "artifact", "KV a token", "device peak", "budget", "fits")
+        print_table(header, [_plan_row(job.plan) for job in jobs])
+
+
+def _print_plan(job: Job) -> None:
+    plan = job.plan
+    device = plan.device
+    print_facts(
+        [
+            ("model", job.checkpoint.name),
+            ("target", plan.target),
+            ("context", f"{plan.context:,} tokens"),
+            ("artifact", megabytes(plan.artifact)),
+            ("disk for the build", megabytes(plan.disk)),
+            ("build memory", megabytes(plan.build_memory)),
+            ("KV cache", f"{plan.kv_bytes_per_token:,} bytes a token, {megabytes(device.kv_cache)} in all"),
+            ("device weights", f"{megabytes(device.weights)} at the load's peak"),
+            ("device activations", megabytes(device.activations)),
+            ("device runtime", megabytes(device.runtime)),
+            ("device peak", f"{megabytes(device.peak)} of a budget of {megabytes(device.budget)}"),
+            ("fits", "yes" if plan.fits else "no"),
+        ]
+    )
+
+
+def _plan_row(plan: Plan) -> tuple[str, ...]:
+    return (
+        plan.target,
+        f"{plan.context:,}",
+        megabytes(plan.artifact),
+        f"{plan.kv_bytes_per_token:,} B",
+        megabytes(plan.device.peak),
+        megabytes(plan.device.budget),
+        "yes" if plan.fits else "no",
+    )
+
+
+def _print_artifacts(jobs: list[Job], artifacts: list[Artifact], seconds: float, as_json: bool) -> None:
+    if as_json:
+        documents = [
+            {
+                "path": str(artifact.path),
+                "size": artifact.size,
+                "seconds": round(seconds, 3),
+                "target": job.target.name,
+                "context": artifact.manifest.context,
+                "memory": asdict(artifact.manifest.memory),
+                "planned_size": job.plan.artifact,
+            }
+            for job, artifact in zip(jobs, artifacts, strict=True)
+        ]
+        print_json(documents if len(documents) > 1 else documents[0])
+        return
+    for artifact in artifacts:
+        peak = artifact.manifest.memory.peak
+        click.echo(f"{artifact.path}  {megabytes(artifact.size)}, planned peak on the device {megabytes(peak)}")
+    click.echo(f"built in {seconds:.1f} s; run it: qtool run {artifacts[0].path} 'your prompt'", err=True)

@@ -1,0 +1,68 @@
+"""`qtool inspect`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from qtool.cli.output import json_option, megabytes, print_facts, print_json, print_table
+from qtool_runtime import manifest
+from qtool_runtime.manifest import Manifest
+
+
+@click.command(name="inspect")
+@click.argument("artifact", type=click.Path(path_type=Path))
+@json_option
+def command(artifact: Path, as_json: bool) -> None:
+    """Show what is inside ARTIFACT: model, files, operators, quantization, memory plan."""
+    document = manifest.read(artifact)
+    if as_json:
+        print_json(json.loads(document.to_json()))
+        return
+    _print_summary(document)
+    click.echo()
+    rows = [(entry.path, megabytes(entry.size), entry.sha256[:16]) for entry in document.files]
+    print_table(("file", "size", "SHA-256"), rows)
+    click.echo()
+    _print_quantization(document)
+    click.echo()
+    for operators in document.operators:
+        listed = ", ".join(f"{name} x{count}" for name, count in operators.operators.items())
+        click.echo(f"{operators.domain} {operators.version}: {listed}")
+
+
+def _print_summary(document: Manifest) -> None:
+    model, memory, cache = document.model, document.memory, document.kv_cache
+    revision = f" @ {document.source.revision}" if document.source.revision else ""
+    quality = document.quality
+    print_facts(
+        [
+            ("name", document.name),
+            ("model", f"{model.architecture}, {model.parameters / 1e6:,.1f} M parameters, {model.num_hidden_layers} layers"),
+            ("source", f"{document.source.id} ({document.source.kind}){revision}"),
+            ("target", str(document.target.get("name"))),
+            ("provider", f"{document.graph.provider}, onnxruntime >= {document.graph.minimum_onnxruntime}"),
+            ("context", f"{document.context:,} tokens"),
+            ("size", megabytes(sum(entry.size for entry in document.files))),
+            ("KV cache", f"{cache.dtype}, {cache.bytes_per_token:,} bytes a token, updated {cache.update.replace('_', ' ')}"),
+            (
+                "memory",
+                f"{megabytes(memory.peak)} peak = weights {megabytes(memory.weights)} + KV cache"
+                f" {megabytes(memory.kv_cache)} + activations {megabytes(memory.activations)} + runtime"
+                f" {megabytes(memory.runtime)}; budget {megabytes(memory.budget)}",
+            ),
+            ("quality", f"KL {quality.kl_mean:.4f}, top-1 {quality.top1_agreement:.1%}" if quality else "not measured"),
+            ("tools", ", ".join(f"{name} {value}" for name, value in document.tools.items())),
+        ]
+    )
+
+
+def _print_quantization(document: Manifest) -> None:
+    rows = []
+    for group in document.quantization:
+        kind = "" if group.symmetric is None else ("symmetric" if group.symmetric else "asymmetric")
+        size = str(group.group_size or "")
+        rows.append((group.group, str(group.bits), size, kind, group.algorithm, str(group.tensors), megabytes(group.bytes)))
+    print_table(("weights", "bits", "group", "kind", "algorithm", "tensors", "size"), rows)

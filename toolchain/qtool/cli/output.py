@@ -1,0 +1,36 @@
+"""Plain, aligned text for people; JSON for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import click
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+
+
+def print_json(document: Any) -> None:
+    """Prints a document as indented JSON with sorted keys."""
+    click.echo(json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False))
+
+
+def print_facts(facts: Iterable[tuple[str, str]]) -> None:
+    """Prints "name  value" lines with the values in one column."""
+    rows = list(facts)
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        click.echo(f"{name:<{width}}  {value}")
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Prints rows under a header, each column as wide as its longest cell."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    for row in (header, *rows):
+        click.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def megabytes(size: int) -> str:
+    """Returns a size in units of 10^6 bytes, with one decimal below 100."""
+    return f"{size / 1e6:,.1f} MB" if size < 100e6 else f"{size / 1e6:,.0f} MB"

@@ -1,0 +1,54 @@
+"""Progress on stderr: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+
+from qtool.pipeline import Progress
+
+_PLAIN_STEP = 0.25
+"""Without a terminal a line is printed every time this fraction more is done."""
+
+
+@contextmanager
+def progress() -> Iterator[Progress]:
+    """Gives a function that shows a build's progress."""
+    if sys.stderr.isatty():
+        with _bar() as report:
+            yield report
+    else:
+        yield _lines()
+
+
+@contextmanager
+def _bar() -> Iterator[Progress]:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as RichProgress
+
+    columns = (TextColumn("{task.description:<9}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
+    with RichProgress(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("source", total=None)
+
+        def report(stage: str, done: int, total: int) -> None:
+            bars.update(task, description=stage, completed=done, total=total or None)
+
+        yield report
+
+
+def _lines() -> Progress:
+    last = ("", 0.0)
+
+    def report(stage: str, done: int, total: int) -> None:
+        nonlocal last
+        fraction = done / total if total else 0.0
+        if stage == last[0] and fraction < last[1] + _PLAIN_STEP:
+            return
+        last = (stage, fraction)
+        click.echo(f"{stage}: {fraction:.0%}" if total else stage, err=True)
+
+    return report

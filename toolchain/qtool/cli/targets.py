@@ -1,0 +1,66 @@
+"""`qtool targets`."""
+
+from __future__ import annotations
+
+import click
+
+import qtool_targets
+from qtool.cli.output import json_option, print_facts, print_json, print_table
+from qtool_targets import Target
+
+
+@click.command(name="targets")
+@click.argument("name", required=False)
+@json_option
+def command(name: str | None, as_json: bool) -> None:
+    """List hardware profiles, or show the one called NAME (or in the file NAME.toml)."""
+    if name is not None:
+        target = qtool_targets.load(name)
+        print_json(target.to_dict()) if as_json else _print_target(target)
+        return
+    targets = [qtool_targets.load(each) for each in qtool_targets.names()]
+    if as_json:
+        print_json([target.to_dict() for target in targets])
+        return
+    header = ("target", "provider", "weights", "activations", "context", "budget", "description")
+    print_table(header, [_row(target) for target in targets])
+
+
+def _row(target: Target) -> tuple[str, ...]:
+    return (
+        target.name,
+        target.execution.provider + (" (legacy)" if target.legacy else ""),
+        _weights(target),
+        target.precision.activations,
+        f"{target.memory.context:,}",
+        f"{target.memory.budget_mb:,} MB",
+        target.description,
+    )
+
+
+def _weights(target: Target) -> str:
+    weights = target.weights
+    if weights.bits > 8:
+        return f"float{weights.bits}"
+    kind = "symmetric" if weights.symmetric else "asymmetric"
+    return f"int{weights.bits}, groups of {weights.group_size}, {kind}"
+
+
+def _print_target(target: Target) -> None:
+    weights = target.weights
+    print_facts(
+        [
+            ("target", target.name),
+            ("description", target.description),
+            ("provider", target.execution.provider + (" (legacy upstream)" if target.legacy else "")),
+            ("onnxruntime", f">= {target.execution.minimum_onnxruntime}"),
+            ("weights", _weights(target)),
+            ("embedding", f"{weights.embedding_bits or weights.bits} bits"),
+            ("LM head", f"{weights.lm_head_bits or weights.bits} bits"),
+            ("activations", target.precision.activations),
+            ("KV cache", target.precision.kv_cache),
+            ("context", f"{target.memory.context:,} tokens"),
+            ("memory budget", f"{target.memory.budget_mb:,} MB"),
+            ("tested on", "; ".join(target.tested_on) or "nothing yet"),
+        ]
+    )

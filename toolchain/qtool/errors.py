@@ -1,0 +1,53 @@
+"""The compiler's errors and their exit codes (see `qtool_runtime.errors` for the base and the runtime's).
+
+Exit codes: 0 done, 1 unexpected, 2 wrong usage (click), 3 source, 4 unsupported model, 5 target, 6 budget,
+7 artifact, 8 incompatible runtime, 9 generation, 10 missing extra, 11 output, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+from qtool_runtime.errors import (
+    ArtifactError,
+    ContextLimitError,
+    GenerationError,
+    IncompatibleRuntimeError,
+    MissingExtraError,
+    QtoolError,
+)
+
+__all__ = [
+    "ArtifactError",
+    "BudgetError",
+    "ContextLimitError",
+    "GenerationError",
+    "IncompatibleRuntimeError",
+    "MissingExtraError",
+    "OutputError",
+    "QtoolError",
+    "SourceError",
+    "UnsupportedModelError",
+]
+
+
+class SourceError(QtoolError):
+    """A checkpoint is missing, truncated, malformed, unsafe to read, or lacks a tensor."""
+
+    exit_code = 3
+
+
+class UnsupportedModelError(QtoolError):
+    """The checkpoint is readable, but its configuration asks for something that is not implemented."""
+
+    exit_code = 4
+
+
+class BudgetError(QtoolError):
+    """The planned artifact does not fit the target's memory budget."""
+
+    exit_code = 6
+
+
+class OutputError(QtoolError):
+    """The output folder exists already, or cannot be written (no space, no permission)."""
+
+    exit_code = 11

@@ -1,0 +1,29 @@
+"""Graph rewrites, one a file, in the order in which the pipeline runs them."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from qtool.passes.capabilities import Capabilities, capabilities_for
+from qtool.passes.lower_rms_normalization import LowerRmsNormalization
+from qtool.passes.quantize_embedding import QuantizeEmbedding
+from qtool.passes.quantize_linear import QuantizeLinear
+from qtool_targets import Target
+
+__all__ = ["Capabilities", "capabilities_for", "passes_for"]
+
+
+def passes_for(target: Target) -> ir.passes.Sequential:
+    """Returns the rewrites that turn an exported graph into the target's.
+
+    Raises:
+        TargetError: the target asks for something that its provider cannot run.
+    """
+    capabilities = capabilities_for(target)
+    return ir.passes.Sequential(
+        QuantizeLinear(target, capabilities),
+        QuantizeEmbedding(target),
+        LowerRmsNormalization(capabilities),
+        RemoveUnusedNodesPass(),
+    )

@@ -1,0 +1,63 @@
+"""What an execution provider can run: one frozen record each, read by the passes.
+
+`supports_x` means "x may stay in the graph"; where it is False a pass replaces x. No pass asks for the name
+of a provider.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qtool_targets import Target, TargetError
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a provider's kernels accept."""
+
+    provider: str
+    matmul_accuracy_level: int
+    """MatMulNBits: 4 lets the kernel round activations to int8, 0 is the provider's default."""
+    supports_rms_normalization: bool
+    """The standard operator RMSNormalization (opset 23)."""
+    supports_packed_qkv: bool
+    """GroupQueryAttention takes queries, keys and values in one tensor."""
+    supports_quantized_embedding: bool
+    """GatherBlockQuantized."""
+    supports_zero_points: bool
+    """MatMulNBits with zero points (asymmetric weights)."""
+
+
+# Facts are from ONNX Runtime 1.31's kernel registrations and contrib operator documentation.
+_CAPABILITIES = {
+    record.provider: record
+    for record in (
+        Capabilities("cpu", 4, True, True, True, True),
+        Capabilities("cuda", 0, False, True, True, True),
+        Capabilities("directml", 0, False, True, False, True),
+        Capabilities("webgpu", 4, False, True, True, True),
+    )
+}
+
+
+def capabilities_for(target: Target) -> Capabilities:
+    """Returns the record of the target's provider.
+
+    Raises:
+        TargetError: the target asks for something that its provider cannot run.
+    """
+    record = _CAPABILITIES[target.execution.provider]
+    embedding_bits = target.weights.embedding_bits or target.weights.bits
+    if embedding_bits <= 8 and not record.supports_quantized_embedding:
+        raise TargetError(
+            f"target {target.name}: weights.embedding_bits = {embedding_bits}, but the provider"
+            f" {record.provider} has no kernel for a quantized embedding",
+            hint="Set weights.embedding_bits to 16 (or 32 with float32 activations).",
+        )
+    if target.weights.bits <= 8 and not target.weights.symmetric and not record.supports_zero_points:
+        raise TargetError(
+            f"target {target.name}: weights.symmetric = false, but the provider {record.provider} takes no"
+            " zero points",
+            hint="Set weights.symmetric to true.",
+        )
+    return record

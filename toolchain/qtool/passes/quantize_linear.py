@@ -1,0 +1,58 @@
+"""Linear layers become MatMulNBits where the target stores their weights as integers."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from qtool.models.graph import MICROSOFT, add_initializer, append_node
+from qtool.passes.capabilities import Capabilities
+from qtool.passes.linear import Linear, linears, replace
+from qtool.quantize.schemes import Role, Scheme, role_of, scheme_for
+from qtool.quantize.storage import IntegerStorage
+from qtool.storage import StoredTensor
+from qtool_targets import Target
+
+
+class QuantizeLinear(ir.passes.InPlacePass):
+    """Requires linear layers in the form of `passes.linear`; ensures MatMulNBits for every integer scheme."""
+
+    def __init__(self, target: Target, capabilities: Capabilities) -> None:
+        self._target = target
+        self._capabilities = capabilities
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        changed = False
+        for linear in linears(model.graph):
+            role = role_of(linear.storage.weight.name)
+            # A tied embedding that is multiplied with is the LM head.
+            scheme = scheme_for(self._target, Role.LM_HEAD if role in (None, Role.EMBEDDING) else role)
+            if scheme.is_integer:
+                self._quantize(model.graph, linear, scheme)
+                changed = True
+        return ir.passes.PassResult(model, changed)
+
+    def _quantize(self, graph: ir.Graph, linear: Linear, scheme: Scheme) -> None:
+        storage = IntegerStorage(linear.storage.weight, scheme, linear.storage.dtype)
+        rows, columns = storage.weight.shape
+        groups = columns // scheme.group_size
+        name = linear.node.name or "linear"
+        blocks = (rows, groups, scheme.group_size * scheme.bits // 8)
+        integers = add_initializer(graph, StoredTensor(f"{name}.q", storage, 0, blocks))
+        scale = add_initializer(graph, StoredTensor(f"{name}.scale", storage, 1))
+        zero_point = None
+        if not scheme.symmetric:
+            zero_point = add_initializer(graph, StoredTensor(f"{name}.zero_point", storage, 2))
+        inputs = [linear.node.inputs[0], integers, scale, zero_point]
+        if linear.bias is not None:
+            inputs += [None, linear.bias]
+        attributes = {
+            "K": columns,
+            "N": rows,
+            "bits": scheme.bits,
+            "block_size": scheme.group_size,
+            "accuracy_level": self._capabilities.matmul_accuracy_level,
+        }
+        (output,) = append_node(
+            graph, name, "MatMulNBits", inputs, 1, domain=MICROSOFT, attributes=attributes, before=linear.node
+        )
+        replace(graph, linear.output, output, [linear.node] if linear.add is None else [linear.add, linear.node])

@@ -1,0 +1,171 @@
+"""From a checkpoint to artifacts: source, export, passes, quantize, package. The file to read first.
+
+`build` runs the stages for one or several targets of one model. Export and passes only describe the graph;
+weights are read, quantized and written in one streaming pass at the end, each distinct form once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import qtool_targets
+from qtool.artifact.folder import check_destination
+from qtool.checkpoint import Checkpoint, open_checkpoint
+from qtool.errors import QtoolError
+from qtool.plan import Plan, make_plan
+from qtool_runtime.manifest import Manifest
+from qtool_targets import Target, TargetError
+
+EXPORTERS = ("native", "optimum")
+
+Progress = Callable[[str, int, int], None]
+"""(stage, bytes done, bytes in total); totals are 0 for stages without a measure."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One artifact to be built."""
+
+    checkpoint: Checkpoint
+    target: Target
+    context: int
+    output: Path
+    plan: Plan
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One artifact that was built."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files but the manifest itself."""
+        return sum(entry.size for entry in self.manifest.files)
+
+
+def build(
+    model: str | Path | None = None,
+    *,
+    target: str | Path | Target,
+    output: str | Path | None = None,
+    context: int | None = None,
+    exporter: str = "native",
+    force: bool = False,
+    ignore_budget: bool = False,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Artifact:
+    """Compiles a model into an artifact for one target.
+
+    Args:
+        model: a Hugging Face id, a folder of safetensors, or a GGUF file; None is the embedded nano model.
+        target: a profile, its name, or the path of a TOML file.
+        output: folder to write; "./NAME-TARGET" when absent.
+        context: tokens to plan for, instead of the target's default.
+        exporter: "native", or "optimum" (extra `optimum`).
+        force: replace an artifact that is there.
+        ignore_budget: build even if the device's memory budget is exceeded.
+        threads: threads of the build; the number of usable processors when absent. Bytes do not depend on it.
+        progress: told about every stage.
+
+    Raises:
+        QtoolError: one of its subclasses says what is wrong, and what to do.
+        TargetError: the target is unknown or malformed.
+    """
+    jobs = plan_jobs(model, [target], output=output, context=context, threads=threads)
+    options = {"exporter": exporter, "force": force, "ignore_budget": ignore_budget}
+    return run_jobs(jobs, threads=threads, progress=progress, **options)[0]  # type: ignore[arg-type]
+
+
+def plan_jobs(
+    model: str | Path | None,
+    targets: Sequence[str | Path | Target],
+    *,
+    output: str | Path | None = None,
+    context: int | None = None,
+    threads: int | None = None,
+) -> list[Job]:
+    """Opens the source and plans an artifact for each target; reads no tensor.
+
+    With several targets, `output` is the parent of the folders NAME-TARGET.
+    """
+    checkpoint = open_checkpoint(str(model)) if model is not None else _nano()
+    jobs = []
+    for item in targets:
+        target = item if isinstance(item, Target) else qtool_targets.load(item)
+        tokens = _context(checkpoint, target, context)
+        folder = Path(f"{checkpoint.name}-{target.name}")
+        if output is not None:
+            folder = Path(output) / folder if len(targets) > 1 else Path(output)
+        plan = make_plan(checkpoint.config, target, tokens, checkpoint.tokenizer_bytes, _threads(threads))
+        jobs.append(Job(checkpoint, target, tokens, folder, plan))
+    return jobs
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    *,
+    exporter: str = "native",
+    force: bool = False,
+    ignore_budget: bool = False,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> list[Artifact]:
+    """Builds planned artifacts of one model in one pass over its weights."""
+    if exporter not in EXPORTERS:
+        raise QtoolError(f"unknown exporter {exporter!r}; known: {', '.join(EXPORTERS)}")
+    for job in jobs:
+        check_destination(job.output, force)
+        if not ignore_budget:
+            job.plan.check_budget()
+    # onnx_ir and what needs it come in here, so that a plan and `--help` stay quick.
+    from qtool.artifact.package import Package
+    from qtool.exporters import export
+    from qtool.passes import passes_for
+
+    report = progress or (lambda stage, done, total: None)
+    with ExitStack() as stack:
+        report("export", 0, 0)
+        packages = []
+        for job in jobs:
+            graph = export(job.checkpoint, job.target, job.context, exporter, stack)
+            passes_for(job.target)(graph)
+            package = Package(job.checkpoint, job.target, job.context, exporter, graph)
+            packages.append((package, stack.enter_context(package.folder(job.output, force=force))))
+        Package.write_weights(packages, _threads(threads), lambda done, total: report("quantize", done, total))
+        report("package", 0, 0)
+        manifests = [package.finish(folder) for package, folder in packages]
+    return [Artifact(job.output, manifest) for job, manifest in zip(jobs, manifests, strict=True)]
+
+
+def _nano() -> Checkpoint:
+    from qtool.nano import model_path
+
+    return replace(open_checkpoint(str(model_path())), name="nano", kind="embedded", id="nano")
+
+
+def _context(checkpoint: Checkpoint, target: Target, asked: int | None) -> int:
+    """Decides the context: what was asked for, else the target's default within the model's maximum."""
+    most = checkpoint.config.max_position_embeddings
+    if asked is None:
+        return min(target.memory.context, most)
+    if not 0 < asked <= most:
+        raise TargetError(
+            f"the context {asked} is not between 1 and {most}, the maximum of {checkpoint.name}",
+            hint=f"Pass --context {most} or less.",
+        )
+    return asked
+
+
+def _threads(asked: int | None) -> int:
+    if asked is not None:
+        return max(1, asked)
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else (os.cpu_count() or 1)

@@ -1,0 +1,147 @@
+"""The plan before the work: sizes and memory of a build, from the configuration alone.
+
+No tensor is read and no graph is made, so a plan takes milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from math import prod
+from typing import Any
+
+from qtool.checkpoint.config import QwenConfig
+from qtool.checkpoint.layout import weight_shapes
+from qtool.errors import BudgetError
+from qtool.quantize.schemes import Role, Scheme, role_of, scheme_for
+from qtool_runtime.manifest import MemoryPlan
+from qtool_targets import Target
+
+_FLOAT_BYTES = {"float32": 4, "float16": 2}
+
+# The constants below were measured with tests/bench/build.py and tests/bench/memory.py; see tests/bench/NOTES.md.
+_GRAPH_BYTES, _GRAPH_BYTES_PER_LAYER = 14_000, 11_500
+"""Size of model.onnx, manifest.json and the configuration files."""
+_BUILD_BASE_BYTES = 180_000_000
+"""Python, numpy, onnx_ir and the tokenizer during a build."""
+_BUILD_BYTES_PER_THREAD = 24_000_000
+"""Rows of a chunk and the temporaries of reading and quantizing them."""
+_RUNTIME_BYTES = 90_000_000
+"""Python, onnxruntime, numpy and the tokenizer on the device."""
+_PREFILL_CHUNK = 512
+"""Most tokens that one step of the runtime computes (`qtool_runtime.session`)."""
+_PACKING_FACTOR = 1.35
+"""Peak of memory for weights at load over their size: ONNX Runtime repacks matrices one after another into
+buffers of its own while the file's pages are still resident."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a build will need and give. All sizes are in bytes."""
+
+    target: str
+    context: int
+    artifact: int
+    disk: int
+    """Free space that the build needs: the artifact, once."""
+    build_memory: int
+    kv_bytes_per_token: int
+    device: MemoryPlan
+
+    @property
+    def fits(self) -> bool:
+        """True when the device's peak is within the target's budget."""
+        return self.device.peak <= self.device.budget
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the plan as plain data."""
+        return asdict(self) | {"fits": self.fits}
+
+    def check_budget(self) -> None:
+        """Refuses a plan that does not fit.
+
+        Raises:
+            BudgetError: the planned peak on the device is over the target's budget.
+        """
+        if self.fits:
+            return
+        room = self.device.budget - self.device.peak + self.device.kv_cache
+        hint = "Choose a smaller model or fewer bits, raise the budget in a target file of your own"
+        if room > self.kv_bytes_per_token:
+            hint += f", or pass --context {room // self.kv_bytes_per_token} or less"
+        raise BudgetError(
+            f"target {self.target}: the device would need {self.device.peak / 1e6:,.0f} MB at a context of"
+            f" {self.context} tokens, its budget is {self.device.budget / 1e6:,.0f} MB",
+            hint=f"{hint}; --ignore-budget builds all the same.",
+        )
+
+
+def make_plan(config: QwenConfig, target: Target, context: int, tokenizer_bytes: int, threads: int) -> Plan:
+    """Predicts what building `config` for `target` takes.
+
+    Args:
+        config: the model.
+        target: the profile.
+        context: tokens to plan the KV cache for.
+        tokenizer_bytes: size of the tokenizer's files.
+        threads: threads of the build.
+    """
+    float_bytes = _FLOAT_BYTES[target.precision.activations]
+    weights = sum(size for _, size in stored_sizes(config, target))
+    rotary = context * config.head_dim * float_bytes
+    graph = _GRAPH_BYTES + _GRAPH_BYTES_PER_LAYER * config.num_hidden_layers
+    artifact = weights + rotary + graph + tokenizer_bytes
+    per_token = kv_bytes_per_token(config, target)
+    device = device_memory(config, target, context, weights + rotary)
+    build_memory = _BUILD_BASE_BYTES + threads * _BUILD_BYTES_PER_THREAD + 4 * tokenizer_bytes
+    return Plan(target.name, context, artifact, artifact, build_memory, per_token, device)
+
+
+def stored_sizes(config: QwenConfig, target: Target) -> Iterator[tuple[str, int]]:
+    """Yields name and bytes of every weight that the artifact holds; a tied LM head only if it differs."""
+    float_bytes = _FLOAT_BYTES[target.precision.activations]
+    for name, shape in weight_shapes(config).items():
+        role = role_of(name)
+        if role is None:
+            yield name, prod(shape) * float_bytes
+        else:
+            yield name, scheme_for(target, role).nbytes(shape[0], shape[1], float_bytes)
+    embedding, head = scheme_for(target, Role.EMBEDDING), scheme_for(target, Role.LM_HEAD)
+    if config.tie_word_embeddings and not shares_embedding(embedding, head):
+        yield "lm_head.weight", head.nbytes(config.vocab_size, config.hidden_size, float_bytes)
+
+
+def shares_embedding(embedding: Scheme, head: Scheme) -> bool:
+    """True when a tied embedding and LM head are stored once."""
+    return embedding == head or not (embedding.is_integer or head.is_integer)
+
+
+def kv_bytes_per_token(config: QwenConfig, target: Target) -> int:
+    """Returns the bytes of keys and values that one token adds to the cache."""
+    heads = 2 * config.num_hidden_layers * config.num_key_value_heads
+    return heads * config.head_dim * _FLOAT_BYTES[target.precision.kv_cache]
+
+
+def device_memory(config: QwenConfig, target: Target, context: int, data_bytes: int) -> MemoryPlan:
+    """Plans the device's memory at the default context.
+
+    Args:
+        config: the model.
+        target: the profile.
+        context: tokens in the KV cache.
+        data_bytes: size of the artifact's data file.
+    """
+    weights = int(data_bytes * _PACKING_FACTOR)
+    cache = context * kv_bytes_per_token(config, target)
+    float_bytes = _FLOAT_BYTES[target.precision.activations]
+    # The widest moment of a prefill step: residual, gate, up and their product, all for one chunk.
+    width = 2 * config.hidden_size + 3 * config.intermediate_size
+    activations = min(_PREFILL_CHUNK, context) * width * float_bytes + config.vocab_size * 4
+    return MemoryPlan(
+        weights=weights,
+        kv_cache=cache,
+        activations=activations,
+        runtime=_RUNTIME_BYTES,
+        peak=weights + cache + activations + _RUNTIME_BYTES,
+        budget=target.memory.budget_mb * 1_000_000,
+    )

@@ -1,0 +1,59 @@
+"""A weight matrix as grouped integers, computed from its source rows when it is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+import onnx_ir as ir
+
+from qtool.checkpoint.weight import Weight
+from qtool.errors import UnsupportedModelError
+from qtool.quantize import rtn
+from qtool.quantize.packing import pack
+from qtool.quantize.schemes import Scheme
+from qtool.storage import Part, finite_rows
+
+
+@dataclass(frozen=True)
+class IntegerStorage:
+    """Packed integers, scales and (unless symmetric) packed zero points of one matrix.
+
+    Parts: uint8 (out_features, in_features * bits / 8); scale_type (out_features, groups);
+    uint8 (out_features, ceil(groups * bits / 8)).
+    """
+
+    weight: Weight
+    scheme: Scheme
+    scale_type: ir.DataType
+
+    def __post_init__(self) -> None:
+        if self.weight.shape[1] % self.scheme.group_size:
+            raise UnsupportedModelError(
+                f"the tensor {self.weight.name} has {self.weight.shape[1]} input features, which the group size"
+                f" {self.scheme.group_size} does not divide",
+                hint="Choose a target with another group size (16, 32, 64 or 128).",
+            )
+
+    @property
+    def key(self) -> str:
+        return f"{self.weight.name}:{self.scheme}:{self.scale_type.name}"
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        rows, columns = self.weight.shape
+        bits, groups = self.scheme.bits, columns // self.scheme.group_size
+        integers = Part(ir.DataType.UINT8, (rows, columns * bits // 8))
+        scales = Part(self.scale_type, (rows, groups))
+        if self.scheme.symmetric:
+            return integers, scales
+        return integers, scales, Part(ir.DataType.UINT8, (rows, -(-groups * bits // 8)))
+
+    def compute(self, start: int, stop: int) -> tuple[npt.NDArray[Any], ...]:
+        rows = finite_rows(self.weight, start, stop)
+        q, scale, zero_point = rtn.quantize(rows, self.scheme, self.scale_type.numpy())
+        packed = pack(q.reshape(len(rows), -1), self.scheme.bits)
+        if zero_point is None:
+            return packed, scale
+        return packed, scale, pack(zero_point, self.scheme.bits)

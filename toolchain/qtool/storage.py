@@ -1,0 +1,138 @@
+"""What the artifact's data file holds: tensors described now and computed when they are written.
+
+A graph under construction refers to `StoredTensor`s. Each is one part of a `Storage`: a plain float weight has
+one part, a quantized weight has several (integers, scales, zero points) that are computed in one pass over the
+same source rows. Nothing is read before `Storage.compute` is called, and then only the rows asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from qtool.checkpoint.weight import Weight
+from qtool.errors import SourceError
+
+FLOAT16_MAXIMUM = 65504.0
+
+
+@dataclass(frozen=True)
+class Part:
+    """One tensor of a `Storage`. Its first dimension is that of the rows the storage is computed by."""
+
+    dtype: ir.DataType
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the data file."""
+        return prod(self.shape) * int(self.dtype.itemsize)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row, so that rows can be written at their place in any order."""
+        return self.nbytes // self.shape[0]
+
+
+class Storage(Protocol):
+    """Content of the data file that is computed by rows."""
+
+    @property
+    def key(self) -> str:
+        """Identity of the content: two storages with the same key have the same bytes."""
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The tensors, all with the same first dimension."""
+
+    def compute(self, start: int, stop: int) -> tuple[npt.NDArray[Any], ...]:
+        """Returns the rows [start, stop) of every part. Safe to call from several threads."""
+
+
+@dataclass(frozen=True)
+class FloatStorage:
+    """A weight as plain floats.
+
+    Raises (in `compute`):
+        SourceError: a value is not finite, or too large for float16.
+    """
+
+    weight: Weight
+    dtype: ir.DataType
+
+    @property
+    def key(self) -> str:
+        return f"{self.weight.name}:{self.dtype.name}"
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return (Part(self.dtype, self.weight.shape),)
+
+    def compute(self, start: int, stop: int) -> tuple[npt.NDArray[Any], ...]:
+        rows = finite_rows(self.weight, start, stop)
+        if self.dtype == ir.DataType.FLOAT16 and rows.size and np.abs(rows).max() > FLOAT16_MAXIMUM:
+            raise SourceError(
+                f"the tensor {self.weight.name} has values beyond float16's range (±{FLOAT16_MAXIMUM:g})",
+                hint="Choose a target with float32 activations.",
+            )
+        return (rows.astype(self.dtype.numpy(), copy=False),)
+
+
+@dataclass(frozen=True)
+class ArrayStorage:
+    """A computed constant, such as a rotary table."""
+
+    name: str
+    array: npt.NDArray[Any]
+
+    @property
+    def key(self) -> str:
+        return f"{self.name}:{self.array.dtype}:{'x'.join(map(str, self.array.shape))}"
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return (Part(ir.DataType.from_numpy(self.array.dtype), self.array.shape),)
+
+    def compute(self, start: int, stop: int) -> tuple[npt.NDArray[Any], ...]:
+        return (self.array[start:stop],)
+
+
+def finite_rows(weight: Weight, start: int, stop: int) -> npt.NDArray[np.float32]:
+    """Reads rows and refuses NaN and infinity, which would spoil a whole group or the whole output.
+
+    Raises:
+        SourceError: a value is not finite.
+    """
+    rows = weight.read(start, stop)
+    # The sum is finite exactly when no value is NaN or infinite, except for overflow: then look closer.
+    if not np.isfinite(rows.sum(dtype=np.float64)) and not np.isfinite(rows).all():
+        raise SourceError(
+            f"the tensor {weight.name} has values that are not finite (rows {start} to {stop - 1})",
+            hint="The checkpoint is damaged or was saved from a diverged training run.",
+        )
+    return rows
+
+
+class StoredTensor(ir.LazyTensor):
+    """A tensor of a graph whose bytes are one part of a storage, seen in a shape of its own."""
+
+    __slots__ = ("part", "storage")
+
+    def __init__(self, name: str, storage: Storage, part: int = 0, shape: tuple[int, ...] | None = None) -> None:
+        described = storage.parts[part]
+        self.storage = storage
+        self.part = part
+        view = shape or described.shape
+        if prod(view) != prod(described.shape):
+            raise ValueError(f"{name}: the shape {view} has not the size of {described.shape}")
+
+        def evaluate() -> ir.TensorProtocol:
+            array = storage.compute(0, described.shape[0])[part]
+            return ir.tensor(array.reshape(view), name=name)
+
+        super().__init__(evaluate, described.dtype, ir.Shape(view), name=name)
