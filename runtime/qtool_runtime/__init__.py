@@ -1,1 +1,66 @@
-"""Run a qtool artifact: numpy, onnxruntime, tokenizers and jinja2."""
+"""Loads an artifact on the device and generates text, with numpy, onnxruntime, tokenizers and jinja2 only.
+
+    import qtool_runtime
+
+    with qtool_runtime.load("my-artifact") as model:
+        for piece in model.chat([{"role": "user", "content": "Hello"}]):
+            print(piece, end="", flush=True)
+
+Importing the package is cheap: numpy comes with the first name that is used, onnxruntime and tokenizers with
+`load`, jinja2 with `chat`. Nothing is ever sent anywhere.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from qtool_runtime.errors import (
+    ArtifactError,
+    ContextLimitError,
+    GenerationError,
+    IncompatibleRuntimeError,
+    MissingExtraError,
+    QtoolError,
+)
+
+if TYPE_CHECKING:
+    from qtool_runtime.generate import GenerationResult
+    from qtool_runtime.manifest import Manifest
+    from qtool_runtime.model import Model, load
+    from qtool_runtime.sampling import SamplingOptions
+    from qtool_runtime.session import Session
+    from qtool_runtime.stream import TextStream
+
+__all__ = [
+    "ArtifactError",
+    "ContextLimitError",
+    "GenerationError",
+    "GenerationResult",
+    "IncompatibleRuntimeError",
+    "Manifest",
+    "MissingExtraError",
+    "Model",
+    "QtoolError",
+    "SamplingOptions",
+    "Session",
+    "TextStream",
+    "load",
+]
+
+_HOMES = {
+    "GenerationResult": "generate",
+    "Manifest": "manifest",
+    "Model": "model",
+    "SamplingOptions": "sampling",
+    "Session": "session",
+    "TextStream": "stream",
+    "load": "model",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name from its module when it is first used."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -195,7 +195,9 @@ def read(folder: str | Path) -> Manifest:
     path = Path(folder) / FILE_NAME
     try:
         if path.stat().st_size > MAXIMUM_BYTES:
-            raise ArtifactError(f"{path} is {path.stat().st_size} bytes; a manifest has at most {MAXIMUM_BYTES}")
+            raise ArtifactError(
+                f"{path} is {path.stat().st_size} bytes; a manifest has at most {MAXIMUM_BYTES}"
+            )
         text = path.read_bytes().decode("utf-8")
         data = json.loads(text)
     except (FileNotFoundError, NotADirectoryError):

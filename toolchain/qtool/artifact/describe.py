@@ -56,7 +56,7 @@ def describe(
         target=target.to_dict(),
         tools=_tools(exporter),
         files=files,
-        operators=_operators(model),
+        operators=operator_sets(model),
         graph=graph_interface(model, target),
         kv_cache=_kv_cache(config, target, model),
         memory=device_memory(config, target, context, layout.size),
@@ -86,7 +86,8 @@ def _tools(exporter: str) -> dict[str, str]:
     return {"exporter": exporter} | {name: version(name) for name in ("qtool-edge", "onnx-ir", "numpy")}
 
 
-def _operators(model: ir.Model) -> tuple[OperatorSet, ...]:
+def operator_sets(model: ir.Model) -> tuple[OperatorSet, ...]:
+    """Counts the operators of a graph by domain, domains and operators sorted."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for node in model.graph:
         counts[node.domain][node.op_type] += 1

@@ -1,0 +1,100 @@
+"""The generation loop: token ids in, token ids out. Text is none of its business (see `stream.py`)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qtool_runtime.sampling import Sampler
+from qtool_runtime.session import Session
+
+
+@dataclass
+class GenerationResult:
+    """What a generation has done so far; `generate` keeps it up to date.
+
+    Attributes:
+        prompt_tokens: tokens of the prompt.
+        token_ids: the answer so far, without the id that ended it.
+        stop_reason: None while it runs, then "eos" (an end token of the model's), "stop" (a stop string or
+            stop id of the caller's), "length" (`max_tokens`), "context" (the context is full), "cancelled"
+            (closed or cancelled before its end) or "error" (an exception ended it).
+        prefill_seconds: time to read the prompt and choose the first token.
+        decode_seconds: time to choose all others. What the caller does between two tokens is not counted.
+        cache_bytes: bytes of the KV cache at the end.
+    """
+
+    prompt_tokens: int = 0
+    token_ids: list[int] = field(default_factory=list)
+    stop_reason: str | None = None
+    prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    cache_bytes: int = 0
+    _decode_steps: int = 0
+
+    @property
+    def time_to_first_token(self) -> float:
+        """Seconds from the first request to the first token."""
+        return self.prefill_seconds
+
+    @property
+    def prefill_rate(self) -> float:
+        """Prompt tokens read per second; 0 before the first token."""
+        return self.prompt_tokens / self.prefill_seconds if self.prefill_seconds else 0.0
+
+    @property
+    def decode_rate(self) -> float:
+        """Tokens generated per second after the first; 0 before the second token."""
+        return self._decode_steps / self.decode_seconds if self.decode_seconds else 0.0
+
+
+def generate(
+    session: Session,
+    prompt: NDArray[np.int64],
+    sampler: Sampler,
+    result: GenerationResult,
+    *,
+    max_tokens: int | None,
+    stop_ids: Mapping[int, str],
+) -> Iterator[int]:
+    """Reads the prompt, then yields one token id after the other until something ends the answer.
+
+    Args:
+        session: the tokens read so far; the prompt continues them.
+        prompt: token ids, of shape (count,), at least one.
+        sampler: chooses each token.
+        result: is filled in as the generation goes on.
+        max_tokens: most tokens to generate; None for as many as the context holds.
+        stop_ids: token ids that end the answer, and the stop reason that each gives.
+
+    Raises:
+        ContextLimitError: the prompt does not fit.
+        Cancelled: the session was cancelled.
+        GenerationError: the model returned NaN.
+    """
+    result.prompt_tokens = len(prompt)
+    started = time.perf_counter()
+    logits = session.forward(prompt)
+    token = sampler.choose(logits[-1])
+    result.prefill_seconds = time.perf_counter() - started
+
+    while token not in stop_ids:
+        result.token_ids.append(token)
+        result.cache_bytes = session.cache_bytes
+        yield token
+        if len(result.token_ids) == max_tokens:
+            result.stop_reason = "length"
+            return
+        if session.length + 1 >= session.context:  # the token just yielded takes the last place
+            result.stop_reason = "context"
+            return
+        started = time.perf_counter()
+        logits = session.forward([token])
+        token = sampler.choose(logits[-1])
+        result.decode_seconds += time.perf_counter() - started
+        result._decode_steps += 1
+    result.stop_reason = stop_ids[token]

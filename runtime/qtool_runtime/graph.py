@@ -1,0 +1,133 @@
+"""The model file, opened: an ONNX Runtime session and what is known about its inputs and outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qtool_runtime.compatibility import Provider, import_onnxruntime
+from qtool_runtime.errors import ArtifactError, IncompatibleRuntimeError
+from qtool_runtime.kv_cache import CacheLayout
+from qtool_runtime.manifest import Manifest
+
+PREFILL_CHUNK = 512
+"""Tokens of a prompt per run. Activations grow with the chunk (10 MB per MLP tensor of a 0.5B model at 512),
+while a matrix product gains nothing beyond some hundred rows."""
+
+PREFILL_CHUNK_ALL_LOGITS = 64
+"""The same for graphs that return logits at every position: a row of 151,936 takes 600 kB."""
+
+LOGITS_DTYPES: dict[str, np.dtype[Any]] = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(float16)": np.dtype(np.float16),
+}
+
+
+@dataclass(frozen=True)
+class LoadedGraph:
+    """A model file that is ready to run. It holds no tokens and can serve several sessions at once.
+
+    Attributes:
+        inference: the `onnxruntime.InferenceSession`.
+        cache_layout: the cached tensors.
+        context: longest sequence, in tokens.
+        vocab_size: numbers per row of logits.
+        logits_dtype: float32 or float16.
+        logits_rows_input: name of the input that says how many rows of logits to return, if there is one.
+        takes_positions: whether the graph has the input `position_ids`.
+        attention_mask: int64 ones of shape (1, context), of which each run binds the first part.
+        positions: int64 0, 1, 2, … of shape (1, context), likewise.
+        prefill_chunk: most tokens per run.
+    """
+
+    inference: Any
+    cache_layout: CacheLayout
+    context: int
+    vocab_size: int
+    logits_dtype: np.dtype[Any]
+    logits_rows_input: str | None
+    takes_positions: bool
+    attention_mask: np.ndarray[Any, np.dtype[np.int64]]
+    positions: np.ndarray[Any, np.dtype[np.int64]]
+    prefill_chunk: int
+
+
+def open_graph(
+    folder: Path, manifest: Manifest, provider: Provider, threads: int, context: int
+) -> LoadedGraph:
+    """Creates the ONNX Runtime session and checks that the graph is the one that the manifest describes.
+
+    Args:
+        folder: the artifact.
+        manifest: its manifest.
+        provider: where to run.
+        threads: CPU threads for the kernels.
+        context: longest sequence, in tokens.
+
+    Raises:
+        IncompatibleRuntimeError: ONNX Runtime cannot create the session, or not on that provider.
+        ArtifactError: the graph's inputs and outputs are not the manifest's.
+    """
+    inference = _create_session(folder / manifest.graph.file, provider, threads)
+    layout = CacheLayout.from_manifest(manifest, provider.device)
+    inputs = [value.name for value in (*inference.get_inputs(), *inference.get_overridable_initializers())]
+    outputs = {value.name: value for value in inference.get_outputs()}
+    rows_input = manifest.graph.logits_rows_input
+    expected = {"input_ids", "attention_mask", *(past for past, _ in layout.names)}
+    expected |= {rows_input} if rows_input else set()
+    _check_names("inputs", inputs, expected, optional={"position_ids"})
+    _check_names(
+        "outputs", list(outputs), {"logits", *(present for _, present in layout.names)}, optional=set()
+    )
+    if outputs["logits"].type not in LOGITS_DTYPES:
+        raise ArtifactError(
+            f"the graph's logits are {outputs['logits'].type}; known: {', '.join(LOGITS_DTYPES)}"
+        )
+    return LoadedGraph(
+        inference=inference,
+        cache_layout=layout,
+        context=context,
+        vocab_size=manifest.model.vocab_size,
+        logits_dtype=LOGITS_DTYPES[outputs["logits"].type],
+        logits_rows_input=rows_input,
+        takes_positions="position_ids" in inputs,
+        attention_mask=np.ones((1, context), np.int64),
+        positions=np.arange(context, dtype=np.int64)[None],
+        prefill_chunk=PREFILL_CHUNK if rows_input else PREFILL_CHUNK_ALL_LOGITS,
+    )
+
+
+def _create_session(path: Path, provider: Provider, threads: int) -> Any:
+    onnxruntime = import_onnxruntime()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Errors only: the graph declares one row of logits, and ONNX Runtime warns whenever it returns more.
+    options.log_severity_level = 3
+    # A memory pattern is kept for every new input shape, and every token of a generation is a new shape.
+    options.enable_mem_pattern = False
+    try:
+        inference = onnxruntime.InferenceSession(str(path), options, providers=[provider.onnxruntime_name])
+    except Exception as error:  # ONNX Runtime's errors share no other base
+        raise IncompatibleRuntimeError(
+            f"onnxruntime {onnxruntime.__version__} ({provider.onnxruntime_name}) refuses {path.name}: {error}",
+            hint="Check the artifact with `qtool verify`; if it is whole, install a newer onnxruntime.",
+        ) from error
+    inference.disable_fallback()
+    if inference.get_providers()[0] != provider.onnxruntime_name:
+        raise IncompatibleRuntimeError(
+            f"onnxruntime could not start {provider.onnxruntime_name}; it has {inference.get_providers()}",
+            hint=f'Install what {provider.onnxruntime_name} needs, or pass provider="cpu" to run on the CPU.',
+        )
+    return inference
+
+
+def _check_names(kind: str, found: Sequence[str], expected: set[str], optional: set[str]) -> None:
+    if missing := sorted(expected - set(found)):
+        raise ArtifactError(f"the graph lacks the {kind} {missing[:3]} that the manifest names")
+    if unknown := sorted(set(found) - expected - optional):
+        raise ArtifactError(f"the graph has the {kind} {unknown[:3]}, which this runtime cannot feed")

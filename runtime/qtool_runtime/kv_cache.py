@@ -1,0 +1,238 @@
+"""The KV cache: keys and values of every token so far, so that a new token costs one forward pass of one row.
+
+Two kinds of graph need two kinds of cache. A graph with GroupQueryAttention updates its cache in place:
+`InPlaceCache` keeps one buffer per tensor, bound as input and as output. A graph with decomposed attention
+returns a longer tensor each time: `ConcatenateCache` feeds that back. Nothing outside this file knows which
+one is in use.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from qtool_runtime.errors import ArtifactError, ContextLimitError, GenerationError
+from qtool_runtime.manifest import Manifest
+
+GROWTH_STEP = 256
+"""Tokens by which in-place buffers grow. Each step copies what is filled: at 4,000 tokens of a 0.5B model
+100 MB, about 20 ms, once in 256 tokens that take seconds. The unused tail is at most 6 MB for that model, and
+untouched pages of it take no memory."""
+
+DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16)}
+
+
+@dataclass(frozen=True)
+class CacheLayout:
+    """Names, shapes and place of a graph's cached tensors.
+
+    Attributes:
+        update: "in_place" or "concatenate".
+        names: (input, output) names of each cached tensor: keys and values of every layer.
+        heads: key/value heads.
+        head_dim: numbers per head and token.
+        dtype: float32 or float16.
+        device: the device whose memory holds the tensors: "cpu", "cuda", "dml".
+    """
+
+    update: str
+    names: tuple[tuple[str, str], ...]
+    heads: int
+    head_dim: int
+    dtype: np.dtype[Any]
+    device: str
+
+    @classmethod
+    def from_manifest(cls, manifest: Manifest, device: str) -> CacheLayout:
+        """Reads the layout from a manifest.
+
+        Raises:
+            ArtifactError: the update style or dtype is unknown, or a name pattern lacks its one "%d".
+        """
+        cache, graph = manifest.kv_cache, manifest.graph
+        if cache.update not in CACHES:
+            raise ArtifactError(
+                f"the manifest's kv_cache.update is {cache.update!r}; known: {', '.join(CACHES)}"
+            )
+        if cache.dtype not in DTYPES:
+            raise ArtifactError(
+                f"the manifest's kv_cache.dtype is {cache.dtype!r}; known: {', '.join(DTYPES)}"
+            )
+        patterns = ((graph.past_key, graph.present_key), (graph.past_value, graph.present_value))
+        for pattern in (name for pair in patterns for name in pair):
+            if pattern.count("%") != 1 or pattern.count("%d") != 1:
+                raise ArtifactError(
+                    f"the manifest's name pattern {pattern!r} should have one %d, for the layer"
+                )
+        names = tuple(
+            (past.replace("%d", str(layer)), present.replace("%d", str(layer)))
+            for layer in range(cache.layers)
+            for past, present in patterns
+        )
+        return cls(
+            cache.update, names, cache.num_key_value_heads, cache.head_dim, DTYPES[cache.dtype], device
+        )
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes that one token takes in all layers."""
+        return len(self.names) * self.heads * self.head_dim * self.dtype.itemsize
+
+    def zeros(self, tokens: int) -> np.ndarray[Any, Any]:
+        """Returns one cached tensor's worth of zeros, of shape (1, heads, tokens, head_dim), on the host."""
+        return np.zeros((1, self.heads, tokens, self.head_dim), self.dtype)
+
+    def to_device(self, values: np.ndarray[Any, Any]) -> Any:
+        """Returns an OrtValue that holds `values`: on the CPU it shares their memory, elsewhere it copies."""
+        from onnxruntime import OrtValue
+
+        return OrtValue.ortvalue_from_numpy(values, self.device, 0)
+
+
+class KvCache(Protocol):
+    """What a session asks of a cache. One sequence, so the batch dimension is always 1."""
+
+    @property
+    def length(self) -> int:
+        """Tokens whose keys and values are held."""
+
+    @property
+    def bytes(self) -> int:
+        """Bytes held for keys and values, the unused tail of buffers included."""
+
+    def prepare(self, binding: Any, new_tokens: int) -> None:
+        """Binds past and present for a run over `new_tokens` more tokens.
+
+        Raises:
+            ContextLimitError: there is no room for them; nothing has changed.
+        """
+
+    def commit(self, binding: Any, new_tokens: int) -> None:
+        """Takes over what the run wrote."""
+
+    def truncate(self, length: int) -> None:
+        """Forgets all tokens after the first `length`, for a rejected draft or a reused prefix."""
+
+
+class InPlaceCache:
+    """One buffer per tensor, bound as past and as present; the graph writes new rows behind the filled part.
+
+    Args:
+        layout: the graph's cached tensors.
+        limit: most tokens ever held; buffers never grow beyond it.
+    """
+
+    def __init__(self, layout: CacheLayout, limit: int) -> None:
+        self._layout, self._limit = layout, limit
+        self._buffers: list[Any] = []
+        self._capacity = 0
+        self.length = 0
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all buffers."""
+        return self._capacity * self._layout.bytes_per_token
+
+    def prepare(self, binding: Any, new_tokens: int) -> None:
+        """Grows the buffers if the new tokens need it; otherwise everything is bound already."""
+        check_room(self.length, new_tokens, self._limit)
+        if self.length + new_tokens > self._capacity:
+            self._grow(binding, self.length + new_tokens)
+
+    def commit(self, binding: Any, new_tokens: int) -> None:
+        """Counts the new tokens: the graph has written them already."""
+        self.length += new_tokens
+
+    def truncate(self, length: int) -> None:
+        """Moves the end back; the rows behind it are overwritten by the next run."""
+        check_truncation(length, self.length)
+        self.length = length
+
+    def _grow(self, binding: Any, tokens: int) -> None:
+        """Moves each tensor to a larger buffer, one at a time, so that only one exists twice."""
+        capacity = min(-(-tokens // GROWTH_STEP) * GROWTH_STEP, self._limit)
+        buffers, self._buffers = self._buffers, []
+        for index, (past, present) in enumerate(self._layout.names):
+            larger = self._layout.zeros(capacity)
+            if self.length:
+                larger[:, :, : self.length] = buffers[index].numpy()[:, :, : self.length]
+                buffers[index] = None
+            value = self._layout.to_device(larger)
+            binding.bind_ortvalue_input(past, value)
+            binding.bind_ortvalue_output(present, value)
+            self._buffers.append(value)
+        self._capacity = capacity
+
+
+class ConcatenateCache:
+    """The tensors that the last run returned, fed back as the past of the next.
+
+    Args:
+        layout: the graph's cached tensors.
+        limit: most tokens ever held.
+    """
+
+    def __init__(self, layout: CacheLayout, limit: int) -> None:
+        self._layout, self._limit = layout, limit
+        self._values = [layout.to_device(layout.zeros(0)) for _ in layout.names]
+        self.length = 0
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all tensors."""
+        return self.length * self._layout.bytes_per_token
+
+    def prepare(self, binding: Any, new_tokens: int) -> None:
+        """Binds the last run's tensors as past, and lets ONNX Runtime allocate the longer ones."""
+        check_room(self.length, new_tokens, self._limit)
+        for value, (past, present) in zip(self._values, self._layout.names, strict=True):
+            binding.bind_ortvalue_input(past, value)
+            binding.bind_output(present, self._layout.device, 0)
+
+    def commit(self, binding: Any, new_tokens: int) -> None:
+        """Takes the returned tensors: `prepare` binds before anything else, so they are the first outputs."""
+        self._values = binding.get_outputs()[: len(self._values)]
+        self.length += new_tokens
+
+    def truncate(self, length: int) -> None:
+        """Copies the part that stays."""
+        check_truncation(length, self.length)
+        kept = (np.ascontiguousarray(value.numpy()[:, :, :length]) for value in self._values)
+        self._values = [self._layout.to_device(values) for values in kept]
+        self.length = length
+
+
+CACHES: dict[str, type[InPlaceCache] | type[ConcatenateCache]] = {
+    "in_place": InPlaceCache,
+    "concatenate": ConcatenateCache,
+}
+
+
+def new_cache(layout: CacheLayout, limit: int) -> KvCache:
+    """Returns an empty cache of the kind that the layout asks for; `limit` is in tokens."""
+    return CACHES[layout.update](layout, limit)
+
+
+def check_room(length: int, new_tokens: int, limit: int) -> None:
+    """Refuses tokens that would pass the limit.
+
+    Raises:
+        ContextLimitError: `length + new_tokens > limit`.
+    """
+    if length + new_tokens > limit:
+        raise ContextLimitError(
+            f"{length} tokens are cached and {new_tokens} more would pass the context of {limit}",
+            hint="Shorten the prompt, ask for fewer tokens, or build the artifact with a longer context.",
+        )
+
+
+def check_truncation(length: int, current: int) -> None:
+    """Refuses a truncation that would lengthen the cache.
+
+    Raises:
+        GenerationError: `length` is not in 0..current.
+    """
+    if not 0 <= length <= current:
+        raise GenerationError(f"cannot truncate to {length} tokens; the cache holds {current}")

@@ -1,0 +1,148 @@
+"""One sequence of tokens in progress: its KV cache, and forward passes that extend it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qtool_runtime.compatibility import import_onnxruntime
+from qtool_runtime.errors import GenerationError
+from qtool_runtime.graph import LoadedGraph
+from qtool_runtime.kv_cache import check_room, new_cache
+
+
+class Cancelled(GenerationError):
+    """`Session.cancel` stopped a forward pass. The cache holds the passes that had ended."""
+
+
+class Session:
+    """A sequence of tokens that the model has read, ready to read more.
+
+    Sessions over one graph are independent; use one from one thread at a time (`cancel` excepted).
+
+    Args:
+        graph: the loaded model file.
+    """
+
+    def __init__(self, graph: LoadedGraph) -> None:
+        runtime = import_onnxruntime()
+        self._graph = graph
+        self._closed = False
+        self._cache = new_cache(graph.cache_layout, graph.context)
+        self._binding: Any = graph.inference.io_binding()
+        self._run_options = runtime.RunOptions()
+        self._cancelled = threading.Event()
+        self._logits: NDArray[Any] = np.empty((1, 1, graph.vocab_size), graph.logits_dtype)
+        self._logits_value = runtime.OrtValue.ortvalue_from_numpy(self._logits)
+        self._rows = np.zeros(1, np.int64)
+        self._rows_value = runtime.OrtValue.ortvalue_from_numpy(self._rows)
+        self._bound_rows = 0
+
+    @property
+    def length(self) -> int:
+        """Tokens read so far."""
+        return self._cache.length
+
+    @property
+    def context(self) -> int:
+        """Most tokens this session can hold."""
+        return self._graph.context
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of the KV cache."""
+        return self._cache.bytes
+
+    def forward(self, token_ids: Sequence[int] | NDArray[np.int64], rows: int = 1) -> NDArray[np.float32]:
+        """Reads tokens, and returns what the model predicts after the last `rows` of them.
+
+        Long inputs run in chunks, so that memory does not grow with the prompt.
+
+        Args:
+            token_ids: the next tokens, at least one.
+            rows: how many rows of logits to return, counted from the last token.
+
+        Returns:
+            Logits of shape (rows, vocab_size). The next call may overwrite them: copy them to keep them.
+
+        Raises:
+            ContextLimitError: the tokens do not fit; none has been read.
+            Cancelled: `cancel` was called.
+            GenerationError: no token was given, `rows` is not in 1..len(token_ids), or the session is closed.
+        """
+        if self._closed:
+            raise GenerationError("the session is closed", hint="Start another generation.")
+        tokens = np.ascontiguousarray(token_ids, np.int64).reshape(1, -1)
+        count = tokens.shape[1]
+        if not 1 <= rows <= count:
+            raise GenerationError(f"{rows} rows of logits were asked for {count} tokens; valid: 1 to {count}")
+        check_room(self.length, count, self.context)
+        kept = []
+        for start in range(0, count, self._graph.prefill_chunk):
+            chunk = tokens[:, start : start + self._graph.prefill_chunk]
+            behind = count - start - chunk.shape[1]
+            wanted = min(rows - behind, chunk.shape[1])
+            logits = self._run(chunk, max(wanted, 1))
+            if wanted > 0:
+                kept.append(logits.copy() if behind else logits)
+        return kept[0] if len(kept) == 1 else np.concatenate(kept)
+
+    def truncate(self, length: int) -> None:
+        """Forgets all tokens after the first `length`.
+
+        Raises:
+            GenerationError: fewer tokens than that have been read.
+        """
+        self._cache.truncate(length)
+
+    def close(self) -> None:
+        """Frees the KV cache. Closing twice does nothing."""
+        self._closed = True
+        self._binding = None
+        self._cache = new_cache(self._graph.cache_layout, self._graph.context)
+
+    def cancel(self) -> None:
+        """Stops a forward pass that runs in another thread, and refuses further ones."""
+        self._cancelled.set()
+        self._run_options.terminate = True
+
+    def _run(self, tokens: NDArray[np.int64], rows: int) -> NDArray[np.float32]:
+        """Runs the graph once over `tokens` of shape (1, count), and returns (rows, vocab_size)."""
+        graph, count = self._graph, tokens.shape[1]
+        start, total = self.length, self.length + count
+        self._cache.prepare(self._binding, count)
+        self._binding.bind_cpu_input("input_ids", np.ascontiguousarray(tokens))
+        self._binding.bind_cpu_input("attention_mask", graph.attention_mask[:, :total])
+        if graph.takes_positions:
+            self._binding.bind_cpu_input("position_ids", graph.positions[:, start:total])
+        self._bind_logits(rows if graph.logits_rows_input else count)
+        try:
+            graph.inference.run_with_iobinding(self._binding, self._run_options)
+        except Exception as error:  # ONNX Runtime's errors share no other base
+            if self._cancelled.is_set():
+                raise Cancelled("the generation was cancelled") from None
+            raise GenerationError(f"onnxruntime failed on tokens {start} to {total}: {error}") from error
+        self._cache.commit(self._binding, count)
+        produced = self._logits if self._bound_rows == 1 else self._binding.get_outputs()[-1].numpy()
+        return produced[0, -rows:].astype(np.float32, copy=False)
+
+    def _bind_logits(self, rows: int) -> None:
+        """Binds the output for `rows` rows; one row goes to our own buffer, and stays bound.
+
+        ONNX Runtime refuses a buffer of another shape than the declared (1, 1, vocab_size), so it has to
+        allocate more rows itself, anew for each run.
+        """
+        if rows == self._bound_rows == 1:
+            return
+        if self._graph.logits_rows_input:
+            self._rows[0] = rows
+            self._binding.bind_ortvalue_input(self._graph.logits_rows_input, self._rows_value)
+        if rows == 1:
+            self._binding.bind_ortvalue_output("logits", self._logits_value)
+        else:
+            self._binding.bind_output("logits", "cpu")
+        self._bound_rows = rows

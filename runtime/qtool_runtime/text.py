@@ -1,0 +1,165 @@
+"""Between text and token ids, and from a stream of ids to a stream of text."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from qtool_runtime.errors import ArtifactError, GenerationError
+
+
+class Tokenizer:
+    """A byte-level BPE tokenizer, as all Qwen models have: every token stands for some bytes of UTF-8.
+
+    Args:
+        backend: the `tokenizers.Tokenizer`.
+
+    Raises:
+        ArtifactError: the tokenizer is of another kind.
+    """
+
+    def __init__(self, backend: Any) -> None:
+        from tokenizers.decoders import ByteLevel
+
+        if not isinstance(backend.decoder, ByteLevel):
+            raise ArtifactError(
+                f"tokenizer.json has the decoder {type(backend.decoder).__name__}; only ByteLevel is known"
+            )
+        self._backend = backend
+        self._special = {id for id, token in backend.get_added_tokens_decoder().items() if token.special}
+        self._bytes = _byte_of_character()
+
+    @classmethod
+    def from_file(cls, path: Path) -> Tokenizer:
+        """Reads a `tokenizer.json`.
+
+        Raises:
+            ArtifactError: the file is malformed or holds another kind of tokenizer.
+        """
+        from tokenizers import Tokenizer as Backend
+
+        try:
+            backend = Backend.from_file(str(path))
+        except Exception as error:  # tokenizers raises plain Exception
+            raise ArtifactError(
+                f"{path} cannot be read: {error}",
+                hint="Build the artifact again, or upgrade the tokenizers package.",
+            ) from error
+        backend.no_truncation()
+        backend.no_padding()
+        return cls(backend)
+
+    @property
+    def vocab_size(self) -> int:
+        """Token ids are below this number; the model's logits may have more rows, as padding."""
+        return int(self._backend.get_vocab_size(with_added_tokens=True))
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Returns the token ids of `text`. Names of special tokens in the text become those tokens.
+
+        Args:
+            text: any text that UTF-8 can encode.
+            add_special_tokens: also add what the tokenizer puts around a text (Qwen's add nothing).
+
+        Raises:
+            GenerationError: the text holds half a surrogate pair.
+        """
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise GenerationError(f"the text cannot be encoded: {error}") from None
+        ids: list[int] = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+        return ids
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """Returns the text of `token_ids`; bytes that are not UTF-8 become U+FFFD."""
+        return str(self._backend.decode(list(token_ids), skip_special_tokens=skip_special_tokens))
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """Returns the bytes a token stands for: none for special tokens and ids without a token."""
+        token: str | None = self._backend.id_to_token(token_id)
+        if token is None or token_id in self._special:
+            return b""
+        try:
+            return bytes([self._bytes[character] for character in token])
+        except KeyError:  # an added token, stored as it is
+            return token.encode("utf-8")
+
+    def new_decoder(self) -> StreamDecoder:
+        """Returns a decoder for one stream of token ids."""
+        return StreamDecoder(self)
+
+
+class StreamDecoder:
+    """Turns token ids into text as they come, and keeps back the bytes of an unfinished character."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def push(self, token_id: int) -> str:
+        """Returns the text that `token_id` completes; empty if it ends inside a character."""
+        return self._utf8.decode(self._tokenizer.token_bytes(token_id))
+
+    def finish(self) -> str:
+        """Returns what is left at the end: nothing, or U+FFFD for a character that was never completed."""
+        return self._utf8.decode(b"", final=True)
+
+
+class StopStrings:
+    """Passes text on up to the first stop string, and keeps back only what may be the start of one.
+
+    The stop string that is complete first ends the text; of several that end at the same character, the
+    longest. So the result does not depend on how the text was cut into pieces.
+
+    Args:
+        stops: strings that end the text.
+
+    Raises:
+        GenerationError: one is empty or not a string.
+    """
+
+    def __init__(self, stops: Sequence[str] = ()) -> None:
+        for stop in stops:
+            if not isinstance(stop, str) or not stop:
+                raise GenerationError(f"a stop string is {stop!r}; valid: a string of one character or more")
+        self._stops = tuple(stops)
+        self._held = ""
+        self.found = False
+
+    def push(self, text: str) -> str:
+        """Returns the text that can be passed on now. After a stop string was found, that is none."""
+        if self.found or not self._stops:
+            return "" if self.found else text
+        self._held += text
+        ends = [(start + len(stop), start) for stop in self._stops if (start := self._held.find(stop)) >= 0]
+        if ends:
+            self.found = True
+            return self._release(min(ends)[1])
+        return self._release(len(self._held) - self._possible_start())
+
+    def finish(self) -> str:
+        """Returns what was kept back, when the text has ended without a stop string."""
+        return "" if self.found else self._release(len(self._held))
+
+    def _release(self, count: int) -> str:
+        released, self._held = self._held[:count], self._held[count:]
+        return released
+
+    def _possible_start(self) -> int:
+        """Length of the longest end of the held text that a stop string starts with."""
+        longest = min(max(map(len, self._stops)) - 1, len(self._held))
+        for length in range(longest, 0, -1):
+            if any(stop.startswith(self._held[-length:]) for stop in self._stops):
+                return length
+        return 0
+
+
+def _byte_of_character() -> dict[str, int]:
+    """GPT-2's table: byte-level tokenizers write each byte as one printable character."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    table = {chr(byte): byte for byte in printable}
+    return table | {chr(256 + index): byte for index, byte in enumerate(others)}

@@ -1,0 +1,104 @@
+"""Is an artifact whole, unaltered, and what its manifest says it is?"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from qtool.artifact.layout import DATA_FILE
+from qtool_runtime import manifest
+from qtool_runtime.compatibility import check_compatibility
+from qtool_runtime.errors import ArtifactError, QtoolError
+from qtool_runtime.integrity import find_problems
+from qtool_runtime.manifest import Manifest
+
+PASSED, FAILED, SKIPPED = "passed", "FAILED", "skipped"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    status: str
+    """`PASSED`, `FAILED`, or `SKIPPED` where this machine cannot tell."""
+    detail: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """All checks of one artifact."""
+
+    artifact: str
+    checks: tuple[Check, ...]
+
+    @property
+    def problems(self) -> tuple[Check, ...]:
+        """The checks that failed."""
+        return tuple(check for check in self.checks if check.status == FAILED)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the report as plain data."""
+        return asdict(self) | {"passed": not self.problems}
+
+
+def verify(folder: Path) -> Report:
+    """Checks manifest, files, graph and the installed onnxruntime.
+
+    Args:
+        folder: the artifact.
+
+    Returns:
+        A report; a manifest that cannot be read is a failed check like any other.
+    """
+    try:
+        document = manifest.read(folder)
+    except ArtifactError as error:
+        return Report(str(folder), (Check("manifest", FAILED, error.message),))
+    checks = [Check("manifest", PASSED, f"format version {document.format_version}, unaltered")]
+    problems = find_problems(folder, document, hashes=True)
+    if problems:
+        checks += [Check("file", FAILED, f"{problem.path} {problem.detail}") for problem in problems]
+    else:
+        checks.append(Check("files", PASSED, f"{len(document.files)} files have their sizes and SHA-256"))
+        checks += [_graph(folder, document), _runtime(document)]
+    return Report(str(folder), tuple(checks))
+
+
+def _graph(folder: Path, document: Manifest) -> Check:
+    """Compares the graph's operators and external data with the manifest; needs the extra `build`."""
+    try:
+        import onnx_ir as ir
+    except ModuleNotFoundError:
+        return Check("graph", SKIPPED, "onnx-ir is not installed (pip install 'qtool-edge[build]')")
+    from qtool.artifact.describe import operator_sets
+
+    model = ir.load(folder / document.graph.file)
+    if operator_sets(model) != document.operators:
+        return Check("graph", FAILED, f"{document.graph.file} has other operators than the manifest lists")
+    size = (folder / DATA_FILE).stat().st_size
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if isinstance(tensor, ir.ExternalTensor):
+            end = (tensor.offset or 0) + (tensor.length or 0)
+            if tensor.location != DATA_FILE or end > size:
+                return Check("graph", FAILED, f"{tensor.name} lies outside {DATA_FILE} ({end} of {size} bytes)")
+    count = sum(sum(operators.operators.values()) for operators in document.operators)
+    return Check("graph", PASSED, f"{count} nodes, the operators that the manifest lists")
+
+
+def _runtime(document: Manifest) -> Check:
+    """Asks the installed onnxruntime; one without the target's provider cannot answer."""
+    from qtool_runtime.compatibility import PROVIDERS, import_onnxruntime
+
+    try:
+        available = import_onnxruntime().get_available_providers()
+        wanted = PROVIDERS[document.graph.provider].onnxruntime_name
+        if wanted not in available:
+            check_compatibility(document, "cpu")
+            return Check("runtime", SKIPPED, f"this machine's onnxruntime has no {wanted}")
+        check_compatibility(document)
+    except QtoolError as error:
+        return Check("runtime", FAILED, error.message)
+    return Check("runtime", PASSED, f"onnxruntime is {document.graph.minimum_onnxruntime} or newer and has {wanted}")

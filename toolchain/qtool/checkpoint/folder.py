@@ -1,0 +1,91 @@
+"""Opens a folder in the form of the Hugging Face hub: config.json, safetensors, tokenizer.json."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import NoReturn
+
+from qtool.checkpoint.config import QwenConfig
+from qtool.checkpoint.config_json import config_from_json
+from qtool.checkpoint.files import read_json_object, refuse_unreadable, shown, some
+from qtool.checkpoint.folder_tokenizer import GENERATION, FolderTokenizer
+from qtool.checkpoint.layout import check_weights, weight_shapes
+from qtool.checkpoint.naming import folder_name
+from qtool.checkpoint.record import Checkpoint
+from qtool.checkpoint.safetensors_file import READABLE_TYPES
+from qtool.checkpoint.shards import CONVERT_HINT, PICKLE_SUFFIXES, SINGLE, UNSAFE, read_folder_tensors
+from qtool.checkpoint.weight import Weight
+from qtool.errors import SourceError, UnsupportedModelError
+
+CONFIG = "config.json"
+
+
+def open_folder(path: Path) -> Checkpoint:
+    """Opens a folder; reads its small files and the headers of its weights.
+
+    Raises:
+        SourceError: a file is missing, malformed, or does not fit the others.
+        UnsupportedModelError: the model is of a kind that is not implemented.
+    """
+    try:
+        names = {entry.name for entry in path.iterdir()}
+        name = folder_name(path.resolve().name)
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
+        refuse_unreadable(path, error)
+    if CONFIG not in names:
+        _refuse_without_config(path, names)
+    config = read_config(path)
+    files, tensors = read_folder_tensors(path, names)
+    weights: dict[str, Weight] = {}
+    unreadable: list[str] = []
+    needed = weight_shapes(config)
+    for tensor in tensors.values():
+        weights[tensor.name] = tensor.weight()
+        if tensor.name in needed and tensor.dtype not in READABLE_TYPES:
+            unreadable.append(f"{shown(tensor.name)} is {tensor.dtype}")
+    if unreadable:
+        raise UnsupportedModelError(
+            f"{len(unreadable)} tensors are not of a supported type: {some(unreadable)}; "
+            f"supported: {', '.join(READABLE_TYPES)}",
+            hint="give the original, unquantized model",
+        )
+    weights = check_weights(config, weights)
+    tokenizer = FolderTokenizer(path, names, config)
+    return Checkpoint(
+        name=name,
+        kind="safetensors",
+        id=name,
+        revision=None,
+        config=config,
+        weights=weights,
+        tokenizer_bytes=tokenizer.total_bytes(),
+        tokenizer_files=tokenizer.files,
+        sha256=lambda: {file.path.name: file.sha256() for file in files},
+    )
+
+
+def read_config(folder: Path) -> QwenConfig:
+    """Returns the configuration of a folder that has a config.json."""
+    generation = folder / GENERATION
+    return config_from_json(
+        read_json_object(folder / CONFIG), read_json_object(generation) if generation.exists() else None
+    )
+
+
+def _refuse_without_config(path: Path, names: Collection[str]) -> NoReturn:
+    """Says what a folder is that is not a checkpoint."""
+    where = shown(str(path), 200)
+    ggufs = sorted(name for name in names if name.endswith(".gguf"))
+    pickles = sorted(name for name in names if name.endswith(PICKLE_SUFFIXES))
+    problem, hint = f"has no {CONFIG}", f"a model's folder holds {CONFIG}, tokenizer.json and {SINGLE}"
+    if not names:
+        problem, hint = "is empty", "has the download finished?"
+    elif ggufs:
+        hint = f"give the GGUF file itself: {path / ggufs[0]}"
+    elif "adapter_config.json" in names:
+        problem = "holds an adapter (LoRA), not a model"
+        hint = "merge it into its base model first, for example with peft's merge_and_unload()"
+    elif pickles:
+        problem, hint = f"has no {CONFIG}, only {some(pickles)}: {UNSAFE}", CONVERT_HINT
+    raise SourceError(f"the folder {where} {problem}", hint=hint)

@@ -1,0 +1,48 @@
+"""A weight that is not in memory: name, shape, and a way to read some of its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A tensor of a checkpoint, read by rows.
+
+    `read(start, stop)` returns the rows [start, stop) of the first dimension as float32, whatever the type on
+    disk. It may be called from several threads at once.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    stored_type: str
+    """The type on disk in its format's own words, such as "BF16" or "Q4_K"."""
+    read: Callable[[int, int], FloatArray]
+
+    def read_all(self) -> FloatArray:
+        """Returns the whole tensor as float32; meant for norms and biases."""
+        return self.read(0, self.shape[0])
+
+
+def concatenate_rows(name: str, weights: Sequence[Weight]) -> Weight:
+    """Returns one weight whose rows are those of `weights` in order (same trailing dimensions)."""
+    trailing = {weight.shape[1:] for weight in weights}
+    if len(trailing) != 1:
+        raise ValueError(f"cannot concatenate rows of shapes {[weight.shape for weight in weights]}")
+    starts = np.cumsum([0, *(weight.shape[0] for weight in weights)]).tolist()
+
+    def read(start: int, stop: int) -> FloatArray:
+        pieces = [
+            weight.read(max(start - first, 0), min(stop - first, weight.shape[0]))
+            for weight, first in zip(weights, starts, strict=False)
+            if start < first + weight.shape[0] and stop > first
+        ]
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+    return Weight(name, (starts[-1], *weights[0].shape[1:]), weights[0].stored_type, read)

@@ -1,0 +1,78 @@
+"""`qtool chat`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from qtool.cli.sampling_options import sampling_options
+from qtool_runtime.errors import ContextLimitError
+
+_HELP = "Commands: /clear forgets the conversation, /exit ends (so does Ctrl-D); Ctrl-C stops an answer."
+
+
+@click.command(name="chat")
+@click.argument("artifact", type=click.Path(path_type=Path))
+@click.option("--system", help="System message.")
+@sampling_options
+def command(
+    artifact: Path,
+    system: str | None,
+    context: int | None,
+    threads: int | None,
+    provider: str | None,
+    thinking: bool | None,
+    **sampling: Any,
+) -> None:
+    """Talk with the model in ARTIFACT, turn by turn.
+
+    Without a terminal, every line of standard input is a turn.
+    """
+    import qtool_runtime
+
+    opening = [{"role": "system", "content": system}] if system is not None else []
+    with qtool_runtime.load(artifact, context=context, threads=threads, provider=provider) as model:
+        click.echo(f"{model.manifest.name}, {model.context:,} tokens of context. {_HELP}", err=True)
+        messages = list(opening)
+        while (text := _read_turn()) is not None:
+            if text == "/exit":
+                break
+            if text == "/clear":
+                messages = list(opening)
+                click.echo("forgotten", err=True)
+            elif text.startswith("/"):
+                click.echo(f"unknown command {text.split()[0]!r}. {_HELP}", err=True)
+            elif text:
+                _answer(model, messages, text, thinking, sampling)
+
+
+def _read_turn() -> str | None:
+    """Returns the next line of the user's, or None at the end."""
+    if sys.stdin.isatty():
+        click.echo("> ", nl=False, err=True)
+    line = sys.stdin.readline()
+    return line.strip() if line else None
+
+
+def _answer(
+    model: Any, messages: list[dict[str, str]], text: str, thinking: bool | None, sampling: dict[str, Any]
+) -> None:
+    """Prints the answer to one turn and adds both to the conversation; a stopped answer counts as far as it got."""
+    question = {"role": "user", "content": text}
+    try:
+        stream = model.chat([*messages, question], enable_thinking=thinking, **sampling)
+    except ContextLimitError as error:
+        click.echo(f"error: {error.message}", err=True)
+        click.echo("hint: /clear forgets the conversation and makes room.", err=True)
+        return
+    try:
+        for piece in stream:
+            click.echo(piece, nl=False)
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        stream.close()
+    click.echo()
+    messages += [question, {"role": "assistant", "content": stream.text}]
