@@ -1,0 +1,51 @@
+"""The README is true: its help texts are the commands' own, and its Python examples run."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import qtool
+from qtool.cli import cli
+
+README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+
+HELP_BLOCKS = re.findall(r"```text\n\$ qtool (.*?) ?--help\n(.*?)```", README, re.DOTALL)
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.mark.parametrize(("command", "text"), HELP_BLOCKS, ids=[command or "qtool" for command, _ in HELP_BLOCKS])
+def test_help_is_as_in_the_readme(command: str, text: str) -> None:
+    result = CliRunner().invoke(cli, [*command.split(), "--help"], prog_name="qtool", terminal_width=100)
+    assert result.exit_code == 0
+    assert result.output.strip() == text.strip()
+
+
+def test_every_command_has_its_help_in_the_readme() -> None:
+    commands = set(CliRunner().invoke(cli, ["--help"]).output.split("Commands:")[1].split("\n"))
+    names = {line.split()[0] for line in commands if line.strip()}
+    assert {command for command, _ in HELP_BLOCKS} == names | {""}
+
+
+@pytest.fixture(scope="module")
+def nano(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the artifact that the examples load."""
+    folder = tmp_path_factory.mktemp("readme")
+    qtool.build(target="x64-int4", output=folder / "nano-x64-int4")
+    return folder
+
+
+@pytest.mark.parametrize("code", EXAMPLES, ids=[str(index) for index in range(len(EXAMPLES))])
+def test_python_examples_run(code: str, nano: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(nano)
+    exec(compile(code, "README.md", "exec"), {"__name__": "example"})
+
+
+def test_the_table_of_targets_is_complete() -> None:
+    import qtool_targets
+
+    for name in qtool_targets.names():
+        assert f"`{name}`" in README
