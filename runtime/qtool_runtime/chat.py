@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,9 @@ from qtool_runtime.errors import ArtifactError, GenerationError
 MAXIMUM_TEMPLATE_BYTES = 1 << 20
 MAXIMUM_OUTPUT_CHARACTERS = 16 << 20
 """Several million tokens: beyond any context, and small enough to hold."""
+
+MAXIMUM_LOOPS = 100_000
+"""Numbers that all `range` calls of one rendering give together."""
 
 MAXIMUM_POWER = 10_000
 """Largest operand of a power in a template."""
@@ -98,6 +101,7 @@ class ChatTemplate:
         check_messages(messages)
         variables: dict[str, Any] = {
             **self._variables,
+            "range": _bounded_range(),
             "messages": list(messages),
             "tools": None if tools is None else list(tools),
             "add_generation_prompt": add_generation_prompt,
@@ -136,9 +140,15 @@ def check_messages(messages: Sequence[Message]) -> None:
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    """The sandbox, with bounds on the operators that can make much of little."""
+    """The sandbox, which also bounds the operators that make much of little.
+
+    What Jinja's own answers with a value that prints as nothing, an unsafe attribute, is an error here.
+    """
 
     intercepted_binops = frozenset({"*", "**"})
+
+    def unsafe_undefined(self, obj: Any, attribute: str) -> jinja2.Undefined:
+        raise SecurityError(f"the attribute {attribute!r} of {type(obj).__name__} is out of its bounds")
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if operator == "**" and not all(abs(value) <= MAXIMUM_POWER for value in (left, right)):
@@ -158,6 +168,21 @@ def _environment() -> jinja2.Environment:
     environment.globals["strftime_now"] = _strftime_now
     environment.filters["tojson"] = _tojson
     return environment
+
+
+def _bounded_range() -> Callable[..., range]:
+    """Returns a `range` for one rendering: nested loops without output would not end otherwise."""
+    left = MAXIMUM_LOOPS
+
+    def bounded(*arguments: int) -> range:
+        nonlocal left
+        numbers = range(*arguments)
+        left -= len(numbers)
+        if left < 0:
+            raise SecurityError(f"it loops more than {MAXIMUM_LOOPS} times")
+        return numbers
+
+    return bounded
 
 
 def _raise_exception(message: str) -> None:

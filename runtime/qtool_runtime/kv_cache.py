@@ -102,12 +102,15 @@ class KvCache(Protocol):
     def bytes(self) -> int:
         """Bytes held for keys and values, the unused tail of buffers included."""
 
-    def prepare(self, binding: Any, new_tokens: int) -> None:
-        """Binds past and present for a run over `new_tokens` more tokens.
+    def reserve(self, binding: Any, new_tokens: int) -> None:
+        """Makes room for tokens that one or several runs will add.
 
         Raises:
-            ContextLimitError: there is no room for them; nothing has changed.
+            ContextLimitError: they do not fit; nothing has changed.
         """
+
+    def bind(self, binding: Any) -> None:
+        """Binds past and present for the next run, before any other output."""
 
     def commit(self, binding: Any, new_tokens: int) -> None:
         """Takes over what the run wrote."""
@@ -135,11 +138,14 @@ class InPlaceCache:
         """Bytes of all buffers."""
         return self._capacity * self._layout.bytes_per_token
 
-    def prepare(self, binding: Any, new_tokens: int) -> None:
-        """Grows the buffers if the new tokens need it; otherwise everything is bound already."""
+    def reserve(self, binding: Any, new_tokens: int) -> None:
+        """Grows the buffers if the new tokens need it."""
         check_room(self.length, new_tokens, self._limit)
         if self.length + new_tokens > self._capacity:
             self._grow(binding, self.length + new_tokens)
+
+    def bind(self, binding: Any) -> None:
+        """Nothing to do: buffers stay bound from one growth to the next."""
 
     def commit(self, binding: Any, new_tokens: int) -> None:
         """Counts the new tokens: the graph has written them already."""
@@ -184,15 +190,18 @@ class ConcatenateCache:
         """Bytes of all tensors."""
         return self.length * self._layout.bytes_per_token
 
-    def prepare(self, binding: Any, new_tokens: int) -> None:
-        """Binds the last run's tensors as past, and lets ONNX Runtime allocate the longer ones."""
+    def reserve(self, binding: Any, new_tokens: int) -> None:
+        """Checks the limit: ONNX Runtime allocates, run by run."""
         check_room(self.length, new_tokens, self._limit)
+
+    def bind(self, binding: Any) -> None:
+        """Binds the last run's tensors as past, and lets ONNX Runtime allocate the longer ones."""
         for value, (past, present) in zip(self._values, self._layout.names, strict=True):
             binding.bind_ortvalue_input(past, value)
             binding.bind_output(present, self._layout.device, 0)
 
     def commit(self, binding: Any, new_tokens: int) -> None:
-        """Takes the returned tensors: `prepare` binds before anything else, so they are the first outputs."""
+        """Takes the returned tensors: `bind` comes before anything else, so they are the first outputs."""
         self._values = binding.get_outputs()[: len(self._values)]
         self.length += new_tokens
 

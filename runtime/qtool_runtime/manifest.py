@@ -224,19 +224,46 @@ def read(folder: str | Path) -> Manifest:
             f"{path} was changed after the build: its text does not have the SHA-256 it carries",
             hint="Build the artifact again; do not edit its files.",
         )
+    _check_values(manifest)
+    return manifest
+
+
+def _check_values(manifest: Manifest) -> None:
+    """Refuses what has the right types and still makes no sense: counts that a reader would allocate for.
+
+    Raises:
+        ArtifactError: a count is out of its range, a file is named twice or outside the folder, or the graph
+            is not among the files.
+    """
+    cache = manifest.kv_cache
+    for name, value, most in (
+        ("context", manifest.context, 1 << 24),
+        ("model.vocab_size", manifest.model.vocab_size, 1 << 24),
+        ("kv_cache.layers", cache.layers, 1 << 12),
+        ("kv_cache.num_key_value_heads", cache.num_key_value_heads, 1 << 12),
+        ("kv_cache.head_dim", cache.head_dim, 1 << 16),
+    ):
+        if not 1 <= value <= most:
+            raise ArtifactError(f"the manifest's {name} is {value}; valid: 1 to {most}")
+    paths: set[str] = set()
     for entry in manifest.files:
         check_path(entry.path)
-    return manifest
+        if entry.path in paths:
+            raise ArtifactError(f"the manifest names the file {entry.path!r} twice")
+        paths.add(entry.path)
+    if manifest.graph.file not in paths:
+        raise ArtifactError(f"the manifest's graph {manifest.graph.file!r} is not among its files")
 
 
 def check_path(path: str) -> None:
     """Refuses a path that could leave the artifact's folder.
 
     Raises:
-        ArtifactError: the path is absolute, has a drive, a backslash or a ".." part.
+        ArtifactError: the path is absolute, has a drive, a backslash, a control character or a ".." part.
     """
     pure = PurePosixPath(path)
-    if pure.is_absolute() or ".." in pure.parts or "\\" in path or ":" in path or not pure.parts:
+    foreign = any(character in "\\:" or ord(character) < 32 for character in path)
+    if pure.is_absolute() or ".." in pure.parts or foreign or not pure.parts:
         raise ArtifactError(
             f"the manifest names the file {path!r}, which is not inside the artifact",
             hint="Do not load this artifact; build it again from its source.",

@@ -6,6 +6,7 @@ Small on purpose: it knows the types that the manifest uses, and refuses everyth
 from __future__ import annotations
 
 import dataclasses
+import sys
 import types
 import typing
 from typing import Any, TypeVar
@@ -37,18 +38,22 @@ def _value(kind: Any, data: Any, where: str) -> Any:
         return _record(kind, data, where)
     if origin is types.UnionType:
         return None if data is None else _value(arguments[0], data, where)
-    if origin is tuple and isinstance(data, list):
-        return tuple(_value(arguments[0], item, f"{where}[{index}]") for index, item in enumerate(data))
-    if origin is dict and isinstance(data, dict):
-        if arguments[1] is Any:
-            return data
-        return {key: _value(arguments[1], item, f"{where}.{key}") for key, item in data.items()}
-    if kind is float and type(data) in (int, float):
+    if (origin is tuple and isinstance(data, list)) or (origin is dict and isinstance(data, dict)):
+        return _collection(arguments, data, where)
+    if kind is float and type(data) in (int, float) and -sys.float_info.max <= data <= sys.float_info.max:
         return float(data)
     if kind in (str, int, bool) and type(data) is kind:
         return data
     name = getattr(kind, "__name__", str(kind))
     raise RecordError(f"{where} should be {name}, found {data!r:.80}")
+
+
+def _collection(arguments: tuple[Any, ...], data: Any, where: str) -> Any:
+    if isinstance(data, list):
+        return tuple(_value(arguments[0], item, f"{where}[{index}]") for index, item in enumerate(data))
+    if arguments[1] is Any:
+        return data
+    return {key: _value(arguments[1], item, f"{where}.{key}") for key, item in data.items()}
 
 
 def _record(kind: type, data: Any, where: str) -> Any:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from qtool_runtime.compatibility import import_onnxruntime
 from qtool_runtime.errors import GenerationError
 from qtool_runtime.graph import LoadedGraph
-from qtool_runtime.kv_cache import check_room, new_cache
+from qtool_runtime.kv_cache import new_cache
 
 
 class Cancelled(GenerationError):
@@ -80,7 +80,7 @@ class Session:
         count = tokens.shape[1]
         if not 1 <= rows <= count:
             raise GenerationError(f"{rows} rows of logits were asked for {count} tokens; valid: 1 to {count}")
-        check_room(self.length, count, self.context)
+        self._cache.reserve(self._binding, count)
         kept = []
         for start in range(0, count, self._graph.prefill_chunk):
             chunk = tokens[:, start : start + self._graph.prefill_chunk]
@@ -114,7 +114,7 @@ class Session:
         """Runs the graph once over `tokens` of shape (1, count), and returns (rows, vocab_size)."""
         graph, count = self._graph, tokens.shape[1]
         start, total = self.length, self.length + count
-        self._cache.prepare(self._binding, count)
+        self._cache.bind(self._binding)
         self._binding.bind_cpu_input("input_ids", np.ascontiguousarray(tokens))
         self._binding.bind_cpu_input("attention_mask", graph.attention_mask[:, :total])
         if graph.takes_positions:

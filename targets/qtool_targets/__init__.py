@@ -49,8 +49,8 @@ def _parse_file(path: Path) -> Target:
         document = tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise TargetError(f"there is no target file {path}", hint="Check the path.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise TargetError(f"the target file {path} cannot be read: {error}") from error
-    except tomllib.TOMLDecodeError as error:
+    except OSError as error:
+        raise TargetError(f"the target file {path} cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, or nested too deeply
         raise TargetError(f"the target file {path} is not valid TOML: {error}") from error
     return parse(document, str(path))

@@ -142,7 +142,9 @@ def _record(record: type, data: dict[str, Any], origin: str) -> Any:
         kinds = _TYPES.get(str(field.type))
         value = data[name]
         if kinds and (not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)):
-            raise TargetError(f"{origin}: {name} = {value!r} is not of the type {field.type}", hint=_hint(origin))
+            raise TargetError(
+                f"{origin}: {name} = {value!r} is not of the type {field.type}", hint=_hint(origin)
+            )
         if isinstance(value, list):
             if not all(isinstance(item, str) for item in value):
                 raise TargetError(f"{origin}: {name} must be a list of strings, got {value!r}")
@@ -155,7 +157,7 @@ def _check(target: Target, origin: str) -> None:
 
     def one_of(key: str, value: object, valid: tuple[object, ...]) -> None:
         if value not in valid:
-            listed = ", ".join(map(str, valid))
+            listed = ", ".join(str(item) for item in valid if item is not None)
             raise TargetError(f"{origin}: {key} = {value!r} is not one of {listed}", hint=_hint(origin))
 
     one_of("execution.provider", target.execution.provider, PROVIDERS)
@@ -166,11 +168,14 @@ def _check(target: Target, origin: str) -> None:
     one_of("precision.activations", target.precision.activations, FLOAT_TYPES)
     one_of("precision.kv_cache", target.precision.kv_cache, FLOAT_TYPES)
     if not _NAME.fullmatch(target.name):
-        raise TargetError(f"{origin}: name = {target.name!r} must be lower-case letters, digits, '.', '_' or '-'")
+        raise TargetError(
+            f"{origin}: name = {target.name!r} must be lower-case letters, digits, '.', '_' or '-'"
+        )
     if not _VERSION.fullmatch(target.execution.minimum_onnxruntime):
         raise TargetError(
-            f"{origin}: execution.minimum_onnxruntime = {target.execution.minimum_onnxruntime!r} is not a version"
-            " such as '1.23'"
+            f"{origin}: execution.minimum_onnxruntime = {target.execution.minimum_onnxruntime!r} is not a"
+            " version such as '1.23'",
+            hint=_hint(origin),
         )
     for key, value in (("context", target.memory.context), ("budget_mb", target.memory.budget_mb)):
         if value <= 0:
@@ -187,9 +192,12 @@ def _check(target: Target, origin: str) -> None:
         if bits in (16, 32) and bits != float_bits:
             raise TargetError(
                 f"{origin}: weights.{key} = {bits} does not go with activations ="
-                f" {target.precision.activations!r}; plain weights have the activations' type ({float_bits} bits)"
+                f" {target.precision.activations!r}; plain weights have the activations' type"
+                f" ({float_bits} bits)",
+                hint=_hint(origin),
             )
 
 
 def _hint(origin: str) -> str:
-    return f"Correct {origin.split(':')[0]}; `qtool targets NAME` prints a profile that is valid."
+    file = origin.rpartition(": [")[0] or origin
+    return f"Correct {file}; `qtool targets NAME --json` prints a profile that is valid."

@@ -5,9 +5,9 @@ qtool sees: the tensors go through qtool's own reader, one chunk of rows in memo
 
     python tests/bench/dequantize.py model-q4_k_m.gguf OUT
 
-Weights are written as F32. A dequantized weight is a product of a float16 scale and a small integer, which has
-up to 11 + 8 significant bits: float32 holds it exactly, float16 and bfloat16 would round once more, and a
-comparison would measure that. `--dtype F16` halves the size where that does not matter.
+Weights are written as F32. A dequantized weight is a product of a float16 scale and small integers, which has
+up to 11 + 8 significant bits and more: float16 and bfloat16 would round it once more, and a comparison would
+measure that. `--dtype F16` halves the size where that does not matter.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
-from measure import MEGABYTE, finish, folder_bytes, say
+from measure import MEGABYTE, argument_parser, finish, folder_bytes, say
 
 from qtool.checkpoint import Checkpoint, QwenConfig, open_checkpoint
 
@@ -61,7 +61,8 @@ def config_document(config: QwenConfig, dtype: str) -> dict[str, object]:
 def write_folder(checkpoint: Checkpoint, folder: Path, dtype: str) -> None:
     """Writes config.json, model.safetensors and the tokenizer's files into a new folder."""
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(config_document(checkpoint.config, dtype), indent=2) + "\n")
+    config = config_document(checkpoint.config, dtype)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     for name, content in checkpoint.tokenizer_files().items():
         (folder / name).write_bytes(content)
     with (folder / "model.safetensors").open("wb") as file:
@@ -93,7 +94,7 @@ def _chunks(checkpoint: Checkpoint) -> Iterator[np.ndarray[tuple[int, ...], np.d
 
 def main() -> None:
     """Reads the command line and writes the folder."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("model", help="GGUF file, safetensors folder or Hugging Face id")
     parser.add_argument("output", type=Path, help="folder to write; must not exist")
     parser.add_argument("--dtype", choices=sorted(DTYPES), default="F32")

@@ -5,6 +5,7 @@ Every script prints lines for people on stderr, and one JSON object as the last 
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
@@ -58,7 +59,11 @@ def run_child(command: Sequence[str | Path], environment: Mapping[str, str] | No
     with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
         started = time.perf_counter()
         process = subprocess.Popen(
-            words, stdout=stdout, stderr=stderr, env={**os.environ, **(environment or {})}, start_new_session=True
+            words,
+            stdout=stdout,
+            stderr=stderr,
+            env={**os.environ, **(environment or {})},
+            start_new_session=True,
         )
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - started
@@ -97,6 +102,13 @@ def paired_ratio(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, fl
 def folder_bytes(folder: Path, pattern: str = "*") -> int:
     """Returns the size of the files in a folder whose names match."""
     return sum(path.stat().st_size for path in folder.rglob(pattern) if path.is_file())
+
+
+def argument_parser(description: str | None) -> argparse.ArgumentParser:
+    """Returns a parser whose help is the script's docstring as it stands."""
+    return argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
 
 
 def say(line: str) -> None:

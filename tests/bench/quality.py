@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import MEGABYTE, finish, folder_bytes, say
+from measure import MEGABYTE, argument_parser, finish, folder_bytes, say
 from numpy.typing import NDArray
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -83,7 +83,7 @@ class Model:
                 feeds[name] = np.zeros(self._past_shape, ONNX_TYPES[value.type])
         rows = self._session.run(["logits"], feeds)[0][0]
         if len(rows) != count:
-            raise SystemExit(f"{self.name} returns {len(rows)} rows of logits for {count} tokens; all are needed")
+            raise SystemExit(f"{self.name} returns {len(rows)} rows of logits for {count} tokens")
         return np.asarray(rows, dtype=np.float32)
 
 
@@ -147,10 +147,12 @@ def read_tokens(folder: Path, text: Path, count: int) -> Ids:
 
 def main() -> None:
     """Reads the command line, measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("artifacts", nargs="+", type=Path, help="folders with model.onnx")
-    parser.add_argument("--reference", type=Path, required=True, help="artifact of the same source, unquantized")
-    parser.add_argument("--text", type=Path, required=True, help="UTF-8 text, such as the validation part of WikiText-2")
+    parser.add_argument("--reference", type=Path, required=True, help="the same source, unquantized")
+    parser.add_argument(
+        "--text", type=Path, required=True, help="UTF-8, such as WikiText-2's validation part"
+    )
     parser.add_argument("--tokens", type=int, default=4096, help="predictions to measure (default 4096)")
     parser.add_argument("--window", type=int, default=512, help="tokens that see each other (default 512)")
     parser.add_argument("--threads", type=int, default=2)
@@ -176,14 +178,20 @@ def main() -> None:
     source = perplexity(reference_losses)
     report(results, source)
     finish(
-        {"tokens": arguments.tokens, "window": arguments.window, "source_perplexity": source, "artifacts": results}
+        {
+            "tokens": arguments.tokens,
+            "window": arguments.window,
+            "source_perplexity": source,
+            "artifacts": results,
+        }
     )
 
 
 def report(results: Sequence[dict[str, Any]], source: float) -> None:
     """Prints the table for people."""
     width = max(len(result["artifact"]) for result in results)
-    say(f"{'artifact':{width}}  graph+weights   KL mean (s.e.)      median     p99   top-1      ppl (source {source:.2f})")
+    say(f"perplexity of the source: {source:.2f}")
+    say(f"{'artifact':{width}}  graph+weights   KL mean (s.e.)      median     p99   top-1       ppl")
     for result in results:
         say(
             f"{result['artifact']:{width}}  {result['weight_bytes'] / MEGABYTE:10.1f} MB"

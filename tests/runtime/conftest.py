@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from qtool_runtime.graph import LoadedGraph, open_graph
-from qtool_runtime.manifest import Generation, read
-from qtool_runtime.model import Model, load
-from qtool_runtime.text import Tokenizer
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
+
+from qtool_runtime.manifest import Generation
+from qtool_runtime.model import Model, load
+from qtool_runtime.text import Tokenizer
+from support.places import shared_folder
 
 from .decoder_graphs import TinyDecoder, write_artifact
 
 TEMPLATE = (
-    "{%- for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{%- for message in messages %}"
+    "<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
+    "{% endfor %}"
     "{%- if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 TEXT = "the cat sat on the mat, the café — où? — был там; 今天天气很好 😀😀 naïve façade\n" * 3
@@ -66,18 +68,10 @@ def prompt() -> np.ndarray:
     return np.random.default_rng(7).integers(0, 290, 100)
 
 
-def open_tiny(folder: Path, tiny: TinyDecoder) -> LoadedGraph:
-    """Writes the decoder that `tiny` describes, and opens it as `load` does."""
-    from qtool_runtime.compatibility import check_compatibility
-
-    manifest = read(write_artifact(folder, tiny))
-    return open_graph(folder, manifest, check_compatibility(manifest), 1, manifest.context)
-
-
-def shared_folder(*parts: str) -> Path:
-    """A folder of the material beside the repository ($QTOOL_SHARED); skips the test where there is none."""
-    default = Path(__file__).parents[2].parent / "shared"
-    folder = Path(os.environ.get("QTOOL_SHARED", default)).joinpath(*parts)
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is not there (set QTOOL_SHARED)")
-    return folder
+@pytest.fixture(scope="session")
+def real_models() -> Path:
+    """The official tokenizers and templates beside the repository; skips the test where there are none."""
+    folder = shared_folder()
+    if folder is None:
+        pytest.skip("no shared folder beside the repository (set QTOOL_SHARED)")
+    return folder / "real-models"

@@ -8,7 +8,7 @@ that their logits can be compared in values without the compiler or torch.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,10 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from qtool_runtime import manifest as contract
+from qtool_runtime.compatibility import check_compatibility
+from qtool_runtime.graph import LoadedGraph, open_graph
 
-HEADS, KV_HEADS, HEAD_DIM, HIDDEN, ROTARY_POSITIONS = 4, 2, 16, 64, 512
+HEADS, KV_HEADS, HEAD_DIM, HIDDEN, ROTARY_POSITIONS = 4, 2, 16, 64, 4096
 
 
 @dataclass(frozen=True)
@@ -193,7 +195,7 @@ def _finish(graph: _Graph, tiny: TinyDecoder) -> onnx.ModelProto:
     return helper.make_model(proto, opset_imports=opsets, ir_version=10)
 
 
-def build_manifest(tiny: TinyDecoder, graph: onnx.ModelProto, **changes: Any) -> contract.Manifest:
+def build_manifest(tiny: TinyDecoder, model: onnx.ModelProto, /, **changes: Any) -> contract.Manifest:
     """The manifest of the decoder, without files; `changes` replace whole fields."""
     dtype = "float16" if tiny.half else "float32"
     bytes_per_token = tiny.layers * 2 * KV_HEADS * HEAD_DIM * (2 if tiny.half else 4)
@@ -206,8 +208,8 @@ def build_manifest(tiny: TinyDecoder, graph: onnx.ModelProto, **changes: Any) ->
         operators=(contract.OperatorSet("ai.onnx", 21, {}), contract.OperatorSet("com.microsoft", 1, {})),
         graph=contract.Graph(
             file="model.onnx", provider="cpu", minimum_onnxruntime="1.20",
-            inputs=tuple(value.name for value in graph.graph.input),
-            outputs=tuple(value.name for value in graph.graph.output),
+            inputs=tuple(value.name for value in model.graph.input),
+            outputs=tuple(value.name for value in model.graph.output),
             past_key="past_key_values.%d.key", past_value="past_key_values.%d.value",
             present_key="present.%d.key", present_value="present.%d.value",
             logits_rows_input="num_logits" if tiny.logits_rows else None,
@@ -235,4 +237,7 @@ def write_artifact(
     return folder
 
 
-__all__ = ["TinyDecoder", "asdict", "build_graph", "build_manifest", "write_artifact"]
+def open_tiny(folder: Path, tiny: TinyDecoder) -> LoadedGraph:
+    """Writes the decoder that `tiny` describes, and opens it as `load` does."""
+    manifest = contract.read(write_artifact(folder, tiny))
+    return open_graph(folder, manifest, check_compatibility(manifest), 1, manifest.context)

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from qtool_runtime import kv_cache
 from qtool_runtime.errors import ContextLimitError, GenerationError
 from qtool_runtime.graph import LoadedGraph
 from qtool_runtime.session import Cancelled, Session
 
-from .conftest import open_tiny
-from .decoder_graphs import TinyDecoder
+from .decoder_graphs import TinyDecoder, open_tiny
 
 KINDS = {
     "in_place": TinyDecoder(),
@@ -183,6 +183,26 @@ def test_cancelled_session_runs_no_more(graph, prompt) -> None:
     with pytest.raises(Cancelled):
         session.forward([1])
     assert session.length == 100
+
+
+def test_cancel_stops_a_long_prompt_in_another_thread(tmp_path: Path) -> None:
+    graph = replace(open_tiny(tmp_path, TinyDecoder(context=4000)), prefill_chunk=1)
+    session, outcome = Session(graph), []
+
+    def read() -> None:
+        try:
+            session.forward(np.zeros(4000, np.int64))
+        except Cancelled as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    while session.length < 10 and thread.is_alive():
+        pass
+    session.cancel()
+    thread.join()
+    assert len(outcome) == 1
+    assert 10 <= session.length < 4000
 
 
 def test_failed_run_leaves_the_session_usable(graph, prompt, whole, close) -> None:

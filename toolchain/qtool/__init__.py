@@ -1,7 +1,7 @@
 """Compile small Qwen models into ONNX artifacts for one hardware target.
 
-    import qtool
-    artifact = qtool.build("Qwen/Qwen2.5-0.5B-Instruct", target="arm64-int4")
+import qtool
+artifact = qtool.build("Qwen/Qwen2.5-0.5B-Instruct", target="arm64-int4")
 """
 
 from __future__ import annotations

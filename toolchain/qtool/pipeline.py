@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import qtool_targets
@@ -21,6 +22,9 @@ from qtool_runtime.manifest import Manifest
 from qtool_targets import Target, TargetError
 
 EXPORTERS = ("native", "optimum")
+
+TOKENIZER_BYTES_PER_TOKEN = 60
+"""Where a plan is made from a configuration alone; tokenizer.json of Qwen2.5 has 46, of Qwen3 75."""
 
 Progress = Callable[[str, int, int], None]
 """(stage, bytes done, bytes in total); totals are 0 for stages without a measure."""
@@ -80,8 +84,15 @@ def build(
         TargetError: the target is unknown or malformed.
     """
     jobs = plan_jobs(model, [target], output=output, context=context, threads=threads)
-    options = {"exporter": exporter, "force": force, "ignore_budget": ignore_budget}
-    return run_jobs(jobs, threads=threads, progress=progress, **options)[0]  # type: ignore[arg-type]
+    artifacts = run_jobs(
+        jobs,
+        exporter=exporter,
+        force=force,
+        ignore_budget=ignore_budget,
+        threads=threads,
+        progress=progress,
+    )
+    return artifacts[0]
 
 
 def plan_jobs(
@@ -91,12 +102,18 @@ def plan_jobs(
     output: str | Path | None = None,
     context: int | None = None,
     threads: int | None = None,
+    plan_only: bool = False,
 ) -> list[Job]:
     """Opens the source and plans an artifact for each target; reads no tensor.
 
-    With several targets, `output` is the parent of the folders NAME-TARGET.
+    With several targets, `output` is the parent of the folders NAME-TARGET. With `plan_only`, a folder that
+    holds a config.json and no weights will do; such jobs cannot be run.
     """
-    checkpoint = open_checkpoint(str(model)) if model is not None else _nano()
+    checkpoint = _open(model, plan_only)
+    # Every artifact of the run needs these; the hashes take a pass over the whole source.
+    checkpoint = replace(
+        checkpoint, sha256=cache(checkpoint.sha256), tokenizer_files=cache(checkpoint.tokenizer_files)
+    )
     jobs = []
     for item in targets:
         target = item if isinstance(item, Target) else qtool_targets.load(item)
@@ -135,14 +152,47 @@ def run_jobs(
         report("export", 0, 0)
         packages = []
         for job in jobs:
-            graph = export(job.checkpoint, job.target, job.context, exporter, stack)
+            graph = export(job.checkpoint, job.target, job.context, exporter)
             passes_for(job.target)(graph)
             package = Package(job.checkpoint, job.target, job.context, exporter, graph)
             packages.append((package, stack.enter_context(package.folder(job.output, force=force))))
-        Package.write_weights(packages, _threads(threads), lambda done, total: report("quantize", done, total))
+        Package.write_weights(
+            packages, _threads(threads), lambda done, total: report("quantize", done, total)
+        )
         report("package", 0, 0)
         manifests = [package.finish(folder) for package, folder in packages]
     return [Artifact(job.output, manifest) for job, manifest in zip(jobs, manifests, strict=True)]
+
+
+def _open(model: str | Path | None, plan_only: bool) -> Checkpoint:
+    if model is None:
+        return _nano()
+    folder = Path(model)
+    if plan_only and (folder / "config.json").is_file() and not any(folder.glob("*.safetensors")):
+        return _without_weights(folder)
+    return open_checkpoint(str(model))
+
+
+def _without_weights(folder: Path) -> Checkpoint:
+    """Opens a folder that holds a configuration only: enough for a plan."""
+    from qtool.checkpoint.folder import read_config
+    from qtool.checkpoint.naming import folder_name
+
+    config = read_config(folder)
+    tokenizer = folder / "tokenizer.json"
+    size = tokenizer.stat().st_size if tokenizer.is_file() else config.vocab_size * TOKENIZER_BYTES_PER_TOKEN
+    name = folder_name(folder.resolve().name)
+    return Checkpoint(
+        name=name,
+        kind="configuration",
+        id=name,
+        revision=None,
+        config=config,
+        weights={},
+        tokenizer_bytes=size,
+        tokenizer_files=dict,
+        sha256=dict,
+    )
 
 
 def _nano() -> Checkpoint:

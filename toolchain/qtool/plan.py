@@ -19,7 +19,7 @@ from qtool_targets import Target
 
 _FLOAT_BYTES = {"float32": 4, "float16": 2}
 
-# The constants below were measured with tests/bench/build.py and tests/bench/memory.py; see tests/bench/NOTES.md.
+# Measured with tests/bench/build.py and tests/bench/memory.py; see tests/bench/NOTES.md.
 _GRAPH_BYTES, _GRAPH_BYTES_PER_LAYER = 14_000, 11_500
 """Size of model.onnx, manifest.json and the configuration files."""
 _BUILD_BASE_BYTES = 180_000_000

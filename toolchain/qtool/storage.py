@@ -1,8 +1,9 @@
 """What the artifact's data file holds: tensors described now and computed when they are written.
 
-A graph under construction refers to `StoredTensor`s. Each is one part of a `Storage`: a plain float weight has
-one part, a quantized weight has several (integers, scales, zero points) that are computed in one pass over the
-same source rows. Nothing is read before `Storage.compute` is called, and then only the rows asked for.
+A graph under construction refers to `StoredTensor`s. Each is one part of a `Storage`: a plain float weight
+has one part, a quantized weight has several (integers, scales, zero points) that are computed in one pass
+over the same source rows. Nothing is read before `Storage.compute` is called, and then only the rows asked
+for.
 """
 
 from __future__ import annotations
@@ -67,19 +68,17 @@ class FloatStorage:
 
     @property
     def key(self) -> str:
+        """See `Storage`."""
         return f"{self.weight.name}:{self.dtype.name}"
 
     @property
     def parts(self) -> tuple[Part, ...]:
+        """See `Storage`."""
         return (Part(self.dtype, self.weight.shape),)
 
     def compute(self, start: int, stop: int) -> tuple[npt.NDArray[Any], ...]:
-        rows = finite_rows(self.weight, start, stop)
-        if self.dtype == ir.DataType.FLOAT16 and rows.size and np.abs(rows).max() > FLOAT16_MAXIMUM:
-            raise SourceError(
-                f"the tensor {self.weight.name} has values beyond float16's range (±{FLOAT16_MAXIMUM:g})",
-                hint="Choose a target with float32 activations.",
-            )
+        """See `Storage`."""
+        rows = usable_rows(self.weight, start, stop, self.dtype)
         return (rows.astype(self.dtype.numpy(), copy=False),)
 
 
@@ -92,28 +91,44 @@ class ArrayStorage:
 
     @property
     def key(self) -> str:
+        """See `Storage`."""
         return f"{self.name}:{self.array.dtype}:{'x'.join(map(str, self.array.shape))}"
 
     @property
     def parts(self) -> tuple[Part, ...]:
+        """See `Storage`."""
         return (Part(ir.DataType.from_numpy(self.array.dtype), self.array.shape),)
 
     def compute(self, start: int, stop: int) -> tuple[npt.NDArray[Any], ...]:
+        """See `Storage`."""
         return (self.array[start:stop],)
 
 
-def finite_rows(weight: Weight, start: int, stop: int) -> npt.NDArray[np.float32]:
-    """Reads rows and refuses NaN and infinity, which would spoil a whole group or the whole output.
+def usable_rows(weight: Weight, start: int, stop: int, dtype: ir.DataType) -> npt.NDArray[np.float32]:
+    """Reads rows and refuses values that would spoil a whole group or the whole output.
+
+    Args:
+        weight: what to read from.
+        start: first row.
+        stop: row after the last.
+        dtype: the type that the device computes in, with these values or with what stands for them.
 
     Raises:
-        SourceError: a value is not finite.
+        SourceError: a value is not finite, or too large for `dtype`.
     """
     rows = weight.read(start, stop)
-    # The sum is finite exactly when no value is NaN or infinite, except for overflow: then look closer.
-    if not np.isfinite(rows.sum(dtype=np.float64)) and not np.isfinite(rows).all():
+    # NaN and infinity make the sum NaN or infinite, and nothing else does: float32 cannot overflow float64.
+    with np.errstate(invalid="ignore"):
+        finite = np.isfinite(rows.sum(dtype=np.float64))
+    if not finite:
         raise SourceError(
             f"the tensor {weight.name} has values that are not finite (rows {start} to {stop - 1})",
             hint="The checkpoint is damaged or was saved from a diverged training run.",
+        )
+    if dtype == ir.DataType.FLOAT16 and max(rows.max(), -rows.min()) > FLOAT16_MAXIMUM:
+        raise SourceError(
+            f"the tensor {weight.name} has values beyond float16's range (±{FLOAT16_MAXIMUM:g})",
+            hint="Choose a target with float32 activations.",
         )
     return rows
 
@@ -123,7 +138,9 @@ class StoredTensor(ir.LazyTensor):
 
     __slots__ = ("part", "storage")
 
-    def __init__(self, name: str, storage: Storage, part: int = 0, shape: tuple[int, ...] | None = None) -> None:
+    def __init__(
+        self, name: str, storage: Storage, part: int = 0, shape: tuple[int, ...] | None = None
+    ) -> None:
         described = storage.parts[part]
         self.storage = storage
         self.part = part

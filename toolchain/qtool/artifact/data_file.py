@@ -1,19 +1,21 @@
 """Computes the tensors of one or several artifacts and writes each where it belongs.
 
 Work goes by chunks of rows, in a few threads; a chunk is read, computed and written before its thread takes
-another, so memory is bounded by threads times chunk whatever the model's size. A tensor that several artifacts
-hold in the same form is computed once and written to each. The bytes depend on neither the order in which
-chunks finish nor the number of threads.
+another, so memory is bounded by threads times chunk whatever the model's size. A tensor that several
+artifacts hold in the same form is computed once and written to each. The bytes depend on neither the order in
+which chunks finish nor the number of threads.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 
@@ -22,6 +24,9 @@ from qtool.storage import Storage
 
 _CHUNK_ELEMENTS = 1 << 18
 """Weights in a chunk: the float32 rows (1 MiB) and their temporaries stay in a core's cache."""
+
+_position = Lock()
+"""Guards a file's position where it has to be moved before each write."""
 
 Progress = Callable[[int, int], None]
 """(bytes written, bytes in total)"""
@@ -40,7 +45,7 @@ class _Chunk:
         written = 0
         arrays = self.storage.compute(self.start, self.stop)
         for index, (part, array) in enumerate(zip(self.storage.parts, arrays, strict=True)):
-            data = memoryview(np.ascontiguousarray(array)).cast("B")
+            data = np.ascontiguousarray(array).view(np.uint8).reshape(-1).data
             for descriptor, offsets in self.destinations:
                 _write_at(descriptor, data, offsets[index] + self.start * part.row_bytes)
                 written += len(data)
@@ -63,7 +68,9 @@ def write_data_files(files: Sequence[tuple[Path, Layout]], threads: int, progres
     descriptors: list[int] = []
     try:
         for path, layout in files:
-            descriptors.append(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o644))
+            descriptors.append(
+                os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o644)
+            )
             _reserve(descriptors[-1], layout.size)
         with ThreadPoolExecutor(threads) as pool:
             _run(pool, list(_chunks(files, descriptors)), total, progress)
@@ -75,7 +82,7 @@ def write_data_files(files: Sequence[tuple[Path, Layout]], threads: int, progres
 
 
 def _run(pool: ThreadPoolExecutor, chunks: list[_Chunk], total: int, progress: Progress) -> None:
-    """Writes all chunks; the first error stops the rest."""
+    """Writes all chunks; the first error, or Ctrl-C, stops the rest."""
     done = 0
     futures = [pool.submit(chunk.write) for chunk in chunks]
     try:
@@ -83,8 +90,7 @@ def _run(pool: ThreadPoolExecutor, chunks: list[_Chunk], total: int, progress: P
             done += future.result()
             progress(done, total)
     except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        wait(futures, return_when=FIRST_EXCEPTION)
+        pool.shutdown(cancel_futures=True)  # waits for the chunks that have begun
         raise
 
 
@@ -110,12 +116,24 @@ def _chunks(files: Sequence[tuple[Path, Layout]], descriptors: Sequence[int]) ->
 def _reserve(descriptor: int, size: int) -> None:
     """Takes the disk space of the whole file at once, where the file system can."""
     if hasattr(os, "posix_fallocate") and size:
-        os.posix_fallocate(descriptor, 0, size)
-    else:
-        os.ftruncate(descriptor, size)
+        try:
+            os.posix_fallocate(descriptor, 0, size)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                raise
+    os.ftruncate(descriptor, size)
 
 
 def _write_at(descriptor: int, data: memoryview, offset: int) -> None:
     while data:
-        written = os.pwrite(descriptor, data, offset)
+        written = _write_once(descriptor, data, offset)
         data, offset = data[written:], offset + written
+
+
+def _write_once(descriptor: int, data: memoryview, offset: int) -> int:
+    if hasattr(os, "pwrite"):
+        return os.pwrite(descriptor, data, offset)
+    with _position:  # Windows
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        return os.write(descriptor, data)

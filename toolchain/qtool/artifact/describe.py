@@ -13,6 +13,7 @@ import onnx_ir as ir
 from qtool.artifact.layout import Layout
 from qtool.checkpoint import Checkpoint, QwenConfig
 from qtool.checkpoint.layout import weight_shapes
+from qtool.errors import GenerationError, SourceError
 from qtool.models import decoder
 from qtool.plan import device_memory, kv_bytes_per_token
 from qtool.quantize.schemes import Role, role_of
@@ -30,12 +31,14 @@ from qtool_runtime.manifest import (
     QuantizedGroup,
     Source,
 )
+from qtool_runtime.sampling import SamplingOptions
 from qtool_targets import Target
 
 MODEL_FILE = "model.onnx"
 
 
 def describe(
+    *,
     checkpoint: Checkpoint,
     target: Target,
     context: int,
@@ -58,7 +61,7 @@ def describe(
         files=files,
         operators=operator_sets(model),
         graph=graph_interface(model, target),
-        kv_cache=_kv_cache(config, target, model),
+        kv_cache=kv_cache(config, target, model),
         memory=device_memory(config, target, context, layout.size),
         quantization=_quantization(layout, config),
         generation=generation,
@@ -115,7 +118,8 @@ def graph_interface(model: ir.Model, target: Target) -> Graph:
     )
 
 
-def _kv_cache(config: QwenConfig, target: Target, model: ir.Model) -> KvCache:
+def kv_cache(config: QwenConfig, target: Target, model: ir.Model) -> KvCache:
+    """Says what keys and values are cached, and how the graph updates them."""
     in_place = any(node.op_type == "GroupQueryAttention" for node in model.graph)
     return KvCache(
         update="in_place" if in_place else "concatenate",
@@ -132,11 +136,16 @@ def _quantization(layout: Layout, config: QwenConfig) -> tuple[QuantizedGroup, .
     groups: dict[QuantizedGroup, tuple[int, int]] = {}
     for placement in layout.placements.values():
         storage = placement.storage
-        if not isinstance(storage, IntegerStorage | FloatStorage) or (role := role_of(storage.weight.name)) is None:
+        if (
+            not isinstance(storage, IntegerStorage | FloatStorage)
+            or (role := role_of(storage.weight.name)) is None
+        ):
             continue
         if isinstance(storage, IntegerStorage):
             scheme = storage.scheme
-            kind = QuantizedGroup(role, scheme.bits, scheme.group_size, scheme.symmetric, scheme.algorithm, 0, 0)
+            kind = QuantizedGroup(
+                role, scheme.bits, scheme.group_size, scheme.symmetric, scheme.algorithm, 0, 0
+            )
         else:
             kind = QuantizedGroup(role, storage.dtype.bitwidth, None, None, "none", 0, 0)
         tensors, size = groups.get(kind, (0, 0))
@@ -149,20 +158,36 @@ def _quantization(layout: Layout, config: QwenConfig) -> tuple[QuantizedGroup, .
 
 
 def generation_defaults(config: QwenConfig, files: dict[str, bytes]) -> Generation:
-    """Reads sampling defaults from generation_config.json; without one, generation is greedy."""
+    """Reads sampling defaults from generation_config.json; without one, generation is greedy.
+
+    Raises:
+        SourceError: a default is not a number that the runtime can sample with.
+    """
     document: dict[str, Any] = json.loads(files.get("generation_config.json", b"{}"))
 
     def number(key: str, default: float) -> float:
         value = document.get(key)
-        return value if isinstance(value, int | float) and not isinstance(value, bool) else default
+        return default if value is None else value
 
+    try:
+        options = SamplingOptions(
+            temperature=number("temperature", 1.0),
+            top_k=int(number("top_k", 0)),
+            top_p=number("top_p", 1.0),
+            repetition_penalty=number("repetition_penalty", 1.0),
+        )
+    except (GenerationError, ValueError, TypeError, OverflowError) as error:
+        raise SourceError(
+            f"generation_config.json has sampling defaults that cannot be used: {error}",
+            hint="Compare it with the file that the model was published with.",
+        ) from error
     return Generation(
         bos_token_id=config.bos_token_id,
         eos_token_ids=config.eos_token_ids,
         pad_token_id=config.pad_token_id,
         do_sample=document.get("do_sample") is True,
-        temperature=float(number("temperature", 1.0)),
-        top_k=int(number("top_k", 0)),
-        top_p=float(number("top_p", 1.0)),
-        repetition_penalty=float(number("repetition_penalty", 1.0)),
+        temperature=float(options.temperature),
+        top_k=options.top_k,
+        top_p=float(options.top_p),
+        repetition_penalty=float(options.repetition_penalty),
     )

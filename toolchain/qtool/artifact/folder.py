@@ -1,15 +1,18 @@
 """An output folder that appears whole or not at all.
 
-Files are written to a hidden folder beside the destination, which is renamed when everything is there. A build
-that is killed leaves only that hidden folder: it has no manifest until the end, so nothing takes it for an
-artifact, and the next build to the same place removes it.
+Files are written to a hidden folder beside the destination, which is renamed when everything is there. A
+build that is killed leaves only that hidden folder: it has no manifest until the end, so nothing takes it for
+an artifact, and the next build to the same place removes it. A process holds a lock on each hidden folder of
+its own, so that two builds to one place do not remove each other's.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,7 +25,8 @@ try:
 except ImportError:  # Windows: leftovers of killed builds stay until the user removes them
     fcntl = None  # type: ignore[assignment]
 
-_LOCK = ".lock"
+_REPLACED = "replaced"
+"""The artifact that --force replaces, on its way out: in a hidden folder too."""
 
 
 def check_destination(path: Path, force: bool) -> None:
@@ -31,16 +35,41 @@ def check_destination(path: Path, force: bool) -> None:
     Raises:
         OutputError: something is there and `force` is False, or it is not an artifact.
     """
-    if not path.exists() and not path.is_symlink():
+    if not os.path.lexists(path):
         return
     if not force:
-        raise OutputError(f"the output {path} exists already", hint="Choose another --output, or pass --force.")
-    replaceable = path.is_dir() and not path.is_symlink()
-    if not replaceable or (any(path.iterdir()) and not (path / manifest.FILE_NAME).is_file()):
         raise OutputError(
-            f"the output {path} exists and is not an artifact, so --force does not replace it",
+            f"the output {path} exists already", hint="Choose another --output, or pass --force."
+        )
+    with writing(path):
+        reason = _why_not_ours(path)
+    if reason:
+        raise OutputError(
+            f"the output {path} {reason}, so --force does not replace it",
             hint="Choose another --output, or remove it yourself.",
         )
+
+
+def _why_not_ours(path: Path) -> str | None:
+    """Says why a path is not an artifact that can be thrown away; None if it is one, or an empty folder."""
+    if path.is_symlink():
+        return "is a symbolic link"
+    if not path.is_dir():
+        return "is not a folder"
+    names = {entry.name for entry in path.iterdir()}
+    if not names:
+        return None
+    # A damaged or outdated artifact is one all the same; a folder with some other manifest.json is not.
+    try:
+        document = json.loads((path / manifest.FILE_NAME).read_bytes())
+        listed = {Path(entry["path"]).parts[0] for entry in document["files"]}
+        known = "format_version" in document
+    except (OSError, ValueError, TypeError, LookupError, RecursionError):
+        known = False
+    if not known:
+        return "is not an artifact"
+    foreign = sorted(names - listed - {manifest.FILE_NAME})
+    return f"holds {foreign[0]!r}, which is no file of the artifact" if foreign else None
 
 
 @contextmanager
@@ -50,27 +79,22 @@ def new_folder(destination: Path, *, force: bool) -> Iterator[Path]:
     Raises:
         OutputError: the destination exists (see `check_destination`) or cannot be written.
     """
-    check_destination(destination, force)
-    partial: Path | None = None
-    with writing(destination):
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(destination)
-        partial = Path(tempfile.mkdtemp(prefix=_prefix(destination), dir=destination.parent))
-        partial.chmod(0o755)
-    lock = _lock(partial)
+    destination = Path(os.path.abspath(destination))  # noqa: PTH100  (resolve() would follow a symbolic link)
+    made: list[Path] = []
     try:
         with writing(destination):
-            yield partial
-            _release(partial, lock)
+            _make_parents(destination.parent, made)
+            _remove_leftovers(destination)
             check_destination(destination, force)
-            _put_in_place(partial, destination)
+            with _hidden_folder(destination) as partial:
+                yield partial
+                check_destination(destination, force)
+                _put_in_place(partial, destination)
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    finally:
-        if lock is not None:
+        for folder in made:
             with suppress(OSError):
-                os.close(lock)
+                folder.rmdir()
+        raise
 
 
 @contextmanager
@@ -85,54 +109,83 @@ def writing(destination: Path) -> Iterator[None]:
         ) from error
 
 
+def _make_parents(folder: Path, made: list[Path]) -> None:
+    """Makes a folder and those above it, and notes which were new, the innermost first."""
+    made += [parent for parent in (folder, *folder.parents) if not os.path.lexists(parent)]
+    folder.mkdir(parents=True, exist_ok=True)
+
+
 def _prefix(destination: Path) -> str:
     return f".{destination.name}.partial-"
 
 
+@contextmanager
+def _hidden_folder(destination: Path) -> Iterator[Path]:
+    """Makes a hidden folder beside the destination, locked; removes it at the end if it is still there."""
+    lock = None
+    try:
+        while True:
+            folder = destination.parent / f"{_prefix(destination)}{secrets.token_hex(4)}"
+            folder.mkdir()
+            lock = _lock(folder, wait=True)
+            if folder.is_dir():  # else another build took it for a leftover before it was locked
+                break
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
 def _put_in_place(partial: Path, destination: Path) -> None:
     """Renames the finished folder; an artifact that was there is removed only after that."""
-    old = None
-    if destination.exists():
-        old = Path(tempfile.mkdtemp(prefix=_prefix(destination), dir=destination.parent))
-        destination.rename(old / "replaced")
-    try:
+    if not destination.is_dir():
         partial.rename(destination)
-    except OSError:
-        if old is not None:
-            (old / "replaced").rename(destination)
-        raise
-    finally:
-        if old is not None:
-            shutil.rmtree(old, ignore_errors=True)
+        return
+    with _hidden_folder(destination) as old:
+        destination.rename(old / _REPLACED)
+        try:
+            partial.rename(destination)
+        except BaseException:
+            (old / _REPLACED).rename(destination)
+            raise
 
 
-def _lock(partial: Path) -> int | None:
-    """Holds a lock in the folder for as long as this process lives."""
+def _lock(folder: Path, *, wait: bool) -> int | None:
+    """Locks a folder for as long as this process lives or the descriptor is open.
+
+    Returns None where another process has it, or where the file system cannot lock folders.
+    """
     if fcntl is None:
         return None
-    descriptor = os.open(partial / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        os.close(descriptor)
+        return None
     return descriptor
 
 
-def _release(partial: Path, lock: int | None) -> None:
-    if lock is not None:
-        (partial / _LOCK).unlink()
-
-
 def _remove_leftovers(destination: Path) -> None:
-    """Removes what killed builds left: hidden folders whose lock nobody holds."""
-    if fcntl is None:
-        return
-    for folder in destination.parent.glob(f"{_prefix(destination)}*"):
-        try:
-            descriptor = os.open(folder / _LOCK, os.O_RDWR)
-        except OSError:
-            continue  # being created or being put in place at this moment
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
-        except OSError:
-            pass
-        finally:
-            os.close(descriptor)
+    """Removes what killed builds left: hidden folders whose lock nobody holds.
+
+    One that was killed between the two renames of a replacement left the old artifact there: it comes back.
+    """
+    pattern = re.compile(re.escape(_prefix(destination)) + "[0-9a-f]{8}")
+    for entry in list(os.scandir(destination.parent)):
+        if not pattern.fullmatch(entry.name) or not entry.is_dir(follow_symlinks=False):
+            continue
+        folder = Path(entry.path)
+        lock = _lock(folder, wait=False)
+        if lock is None:
+            continue
+        if (folder / _REPLACED).is_dir() and not os.path.lexists(destination):
+            (folder / _REPLACED).rename(destination)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from qtool.checkpoint import QwenConfig
-from qtool_runtime.manifest import Generation, Graph
+from qtool_runtime.manifest import Generation, Graph, KvCache
 
 FILE_NAME = "genai_config.json"
 
@@ -18,12 +18,15 @@ _PROVIDER_OPTIONS: dict[str, list[dict[str, Any]]] = {
 }
 
 
-def genai_config(config: QwenConfig, graph: Graph, generation: Generation, context: int) -> str:
+def genai_config(
+    config: QwenConfig, graph: Graph, cache: KvCache, generation: Generation, context: int
+) -> str:
     """Returns the document as canonical JSON text.
 
     Args:
         config: sizes of the network.
         graph: names of the graph's inputs and outputs.
+        cache: how keys and values are updated.
         generation: token ids and sampling defaults.
         context: longest sequence; onnxruntime-genai allocates the KV cache for `max_length` at once.
     """
@@ -36,10 +39,14 @@ def genai_config(config: QwenConfig, graph: Graph, generation: Generation, conte
         "num_attention_heads": config.num_attention_heads,
         "num_hidden_layers": config.num_hidden_layers,
         "num_key_value_heads": config.num_key_value_heads,
-        "session_options": {"log_id": "onnxruntime-genai", "provider_options": _PROVIDER_OPTIONS[graph.provider]},
+        "session_options": {
+            "log_id": "onnxruntime-genai",
+            "provider_options": _PROVIDER_OPTIONS[graph.provider],
+        },
         "inputs": {
             "input_ids": "input_ids",
             "attention_mask": "attention_mask",
+            **({"position_ids": "position_ids"} if "position_ids" in graph.inputs else {}),
             "past_key_names": graph.past_key,
             "past_value_names": graph.past_value,
         },
@@ -69,7 +76,7 @@ def genai_config(config: QwenConfig, graph: Graph, generation: Generation, conte
             "min_length": 0,
             "num_beams": 1,
             "num_return_sequences": 1,
-            "past_present_share_buffer": True,
+            "past_present_share_buffer": cache.update == "in_place",
         },
     }
     return json.dumps(document, indent=2, sort_keys=True) + "\n"

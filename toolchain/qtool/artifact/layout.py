@@ -64,5 +64,5 @@ def refer_to_data_file(model: ir.Model, layout: Layout) -> None:
                 length=part.nbytes,
                 dtype=part.dtype,
                 shape=ir.Shape(tensor.shape),
-                name=tensor.name,
+                name=value.name or "",
             )

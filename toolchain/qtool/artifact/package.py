@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from qtool.artifact.data_file import Progress, write_data_files
-from qtool.artifact.describe import MODEL_FILE, describe, generation_defaults, graph_interface
+from qtool.artifact.describe import MODEL_FILE, describe, generation_defaults, graph_interface, kv_cache
 from qtool.artifact.folder import new_folder
 from qtool.artifact.genai_config import FILE_NAME as GENAI_FILE
 from qtool.artifact.genai_config import genai_config
@@ -51,7 +51,8 @@ class Package:
         documents = self._checkpoint.tokenizer_files()
         generation = generation_defaults(self._checkpoint.config, documents)
         graph = graph_interface(self._model, self._target)
-        genai = genai_config(self._checkpoint.config, graph, generation, self._context)
+        cache = kv_cache(self._checkpoint.config, self._target, self._model)
+        genai = genai_config(self._checkpoint.config, graph, cache, generation, self._context)
         for name, content in {**documents, GENAI_FILE: genai.encode()}.items():
             (folder / name).write_bytes(content)
         files = tuple(
@@ -60,14 +61,14 @@ class Package:
             if not path.name.startswith(".")
         )
         document = describe(
-            self._checkpoint,
-            self._target,
-            self._context,
-            self._exporter,
-            self._model,
-            self._layout,
-            files,
-            generation,
+            checkpoint=self._checkpoint,
+            target=self._target,
+            context=self._context,
+            exporter=self._exporter,
+            model=self._model,
+            layout=self._layout,
+            files=files,
+            generation=generation,
         )
         (folder / manifest.FILE_NAME).write_text(document.to_json(), encoding="utf-8", newline="\n")
         return document

@@ -10,12 +10,11 @@ from qtool.checkpoint.config import QwenConfig
 from qtool.checkpoint.config_json import config_from_json
 from qtool.checkpoint.files import read_json_object, refuse_unreadable, shown, some
 from qtool.checkpoint.folder_tokenizer import GENERATION, FolderTokenizer
-from qtool.checkpoint.layout import check_weights, weight_shapes
+from qtool.checkpoint.layout import check_weights
 from qtool.checkpoint.naming import folder_name
 from qtool.checkpoint.record import Checkpoint
 from qtool.checkpoint.safetensors_file import READABLE_TYPES
 from qtool.checkpoint.shards import CONVERT_HINT, PICKLE_SUFFIXES, SINGLE, UNSAFE, read_folder_tensors
-from qtool.checkpoint.weight import Weight
 from qtool.errors import SourceError, UnsupportedModelError
 
 CONFIG = "config.json"
@@ -30,32 +29,30 @@ def open_folder(path: Path) -> Checkpoint:
     """
     try:
         names = {entry.name for entry in path.iterdir()}
-        name = folder_name(path.resolve().name)
+        title = folder_name(path.resolve().name)
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
         refuse_unreadable(path, error)
     if CONFIG not in names:
         _refuse_without_config(path, names)
     config = read_config(path)
     files, tensors = read_folder_tensors(path, names)
-    weights: dict[str, Weight] = {}
-    unreadable: list[str] = []
-    needed = weight_shapes(config)
-    for tensor in tensors.values():
-        weights[tensor.name] = tensor.weight()
-        if tensor.name in needed and tensor.dtype not in READABLE_TYPES:
-            unreadable.append(f"{shown(tensor.name)} is {tensor.dtype}")
+    unreadable = [
+        f"{shown(tensor.name)} is {tensor.dtype}"
+        for tensor in tensors.values()
+        if tensor.dtype not in READABLE_TYPES
+    ]
     if unreadable:
         raise UnsupportedModelError(
             f"{len(unreadable)} tensors are not of a supported type: {some(unreadable)}; "
             f"supported: {', '.join(READABLE_TYPES)}",
             hint="give the original, unquantized model",
         )
-    weights = check_weights(config, weights)
+    weights = check_weights(config, {name: tensor.weight() for name, tensor in tensors.items()})
     tokenizer = FolderTokenizer(path, names, config)
     return Checkpoint(
-        name=name,
+        name=title,
         kind="safetensors",
-        id=name,
+        id=title,
         revision=None,
         config=config,
         weights=weights,

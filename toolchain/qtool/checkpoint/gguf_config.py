@@ -2,64 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 from qtool.checkpoint.config import QwenConfig
-from qtool.checkpoint.files import shown
-from qtool.checkpoint.gguf_header import GgufArray, GgufHeader, GgufValue
+from qtool.checkpoint.gguf_header import GgufHeader, GgufValue
+from qtool.checkpoint.gguf_metadata import HINT, integer, number, text
+from qtool.checkpoint.gguf_vocabulary import GgufVocabulary
 from qtool.checkpoint.supported import check_model_type, unsupported
 from qtool.errors import SourceError
 
-MODEL, TOKENS = "tokenizer.ggml.model", "tokenizer.ggml.tokens"
 END_KEYS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
 """Metadata that name a token which ends an answer, the usual one first."""
 CHATML_ENDS = ("<|im_end|>", "<|endoftext|>")
-"""Ends of a ChatML vocabulary, in the order of the official generation_config.json. GGUF has room for one
-of them only."""
+"""Ends of a ChatML vocabulary, in the order of the official generation_config.json. GGUF files name only one
+of them."""
 
 
-def _found(value: object) -> str:
-    return "missing" if value is None else shown(value)
-
-
-def integer(metadata: Mapping[str, GgufValue], key: str, default: int | None = None, least: int = 1) -> int:
-    """Returns a whole number of at least `least`; without a default it must be there."""
-    value = metadata.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise SourceError(f"the metadata {key} is {_found(value)}; valid are whole numbers from {least}")
-    return value
-
-
-def number(metadata: Mapping[str, GgufValue], key: str) -> float:
-    """Returns a positive number, which must be there."""
-    value = metadata.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise SourceError(f"the metadata {key} is {_found(value)}; valid are positive numbers")
-    return float(value)
-
-
-def text(metadata: Mapping[str, GgufValue], key: str, default: str | None = None) -> str:
-    """Returns a string; without a default it must be there."""
-    value = metadata.get(key, default)
-    if not isinstance(value, str):
-        raise SourceError(f"the metadata {key} is {_found(value)}; it must be a string")
-    return value
-
-
-def array(metadata: Mapping[str, GgufValue], key: str) -> GgufArray:
-    """Returns an array, which must be there."""
-    value = metadata.get(key)
-    if not isinstance(value, GgufArray):
-        raise SourceError(f"the metadata {key} is {_found(value)}; it must be an array")
-    return value
-
-
-def config_from_gguf(header: GgufHeader, *, tied: bool) -> QwenConfig:
+def config_from_gguf(header: GgufHeader, vocabulary: GgufVocabulary, *, tied: bool) -> QwenConfig:
     """Reads the configuration.
 
     Args:
         header: the file's header.
+        vocabulary: its vocabulary.
         tied: whether embedding and LM head are one tensor, which the metadata do not say.
 
     Raises:
@@ -79,7 +43,7 @@ def config_from_gguf(header: GgufHeader, *, tied: bool) -> QwenConfig:
     if heads % key_value_heads:
         raise SourceError(
             f"{architecture}.attention.head_count is {heads}, "
-            f"which is not a multiple of head_count_kv, {key_value_heads}"
+            f"not a multiple of {architecture}.attention.head_count_kv, {key_value_heads}"
         )
     if f"{architecture}.attention.key_length" not in metadata and hidden % heads:
         raise SourceError(
@@ -90,10 +54,10 @@ def config_from_gguf(header: GgufHeader, *, tied: bool) -> QwenConfig:
     for name in ("attention.value_length", "rope.dimension_count"):
         if size(name, head_dim) != head_dim:
             unsupported(f"{architecture}.{name}", size(name), f"{head_dim}, the length of a key")
-    vocabulary = _vocabulary_size(header)
+    rows = _embedding_rows(header, vocabulary)
     return QwenConfig(
         model_type=architecture,
-        vocab_size=vocabulary,
+        vocab_size=rows,
         hidden_size=hidden,
         intermediate_size=size("feed_forward_length"),
         num_hidden_layers=size("block_count"),
@@ -105,9 +69,9 @@ def config_from_gguf(header: GgufHeader, *, tied: bool) -> QwenConfig:
         max_position_embeddings=size("context_length"),
         tie_word_embeddings=tied,
         attention_bias=architecture == "qwen2",
-        bos_token_id=_token(metadata, "tokenizer.ggml.bos_token_id", vocabulary),
-        eos_token_ids=_end_tokens(metadata, vocabulary),
-        pad_token_id=_token(metadata, "tokenizer.ggml.padding_token_id", vocabulary),
+        bos_token_id=_token(metadata, "tokenizer.ggml.bos_token_id", rows),
+        eos_token_ids=_end_tokens(metadata, vocabulary, rows),
+        pad_token_id=_token(metadata, "tokenizer.ggml.padding_token_id", rows),
     )
 
 
@@ -129,36 +93,36 @@ def _refuse_variants(metadata: Mapping[str, GgufValue], architecture: str) -> No
         unsupported("general.type", metadata["general.type"], '"model"', "an adapter or a part of a model")
 
 
-def _vocabulary_size(header: GgufHeader) -> int:
+def _embedding_rows(header: GgufHeader, vocabulary: GgufVocabulary) -> int:
     """Returns the embedding's rows: often more than there are tokens, for the sake of aligned sizes."""
     embedding = header.tensors.get("token_embd.weight")
     if embedding is None:
-        raise SourceError("the checkpoint lacks the tensor token_embd.weight, the embedding")
+        raise SourceError("the checkpoint lacks the tensor token_embd.weight, the embedding", hint=HINT)
+    if vocabulary.size > embedding.shape[0]:
+        raise SourceError(
+            f"the vocabulary has {vocabulary.size} tokens, but the embedding only {embedding.shape[0]} rows",
+            hint=HINT,
+        )
     return embedding.shape[0]
 
 
-def _token(metadata: Mapping[str, GgufValue], key: str, vocabulary: int) -> int | None:
+def _token(metadata: Mapping[str, GgufValue], key: str, rows: int) -> int | None:
     """Returns a token id of the metadata, or None where it is not given."""
     if key not in metadata:
         return None
     value = integer(metadata, key, least=0)
-    if value >= vocabulary:
-        raise SourceError(f"the metadata {key} is {value}; valid are 0 to {vocabulary - 1}")
+    if value >= rows:
+        raise SourceError(f"the metadata {key} is {value}; valid are 0 to {rows - 1}", hint=HINT)
     return value
 
 
-def _end_tokens(metadata: Mapping[str, GgufValue], vocabulary: int) -> tuple[int, ...]:
+def _end_tokens(metadata: Mapping[str, GgufValue], vocabulary: GgufVocabulary, rows: int) -> tuple[int, ...]:
     """Returns the ids that end a generation: those of the metadata, then those every ChatML model has."""
-    ends = [_token(metadata, key, vocabulary) for key in END_KEYS]
-    tokens = metadata.get(TOKENS)
-    if isinstance(tokens, GgufArray):
-        chatml = tokens.indices_of(CHATML_ENDS)
-        if None not in chatml:
-            ends += chatml
+    ends = [_token(metadata, key, rows) for key in END_KEYS]
+    added = vocabulary.added_ids()
+    if all(name in added for name in CHATML_ENDS):
+        ends += [added[name] for name in CHATML_ENDS]
     found = tuple(dict.fromkeys(end for end in ends if end is not None))
     if not found:
-        raise SourceError(
-            f"the metadata name no token that ends a text ({', '.join(END_KEYS)})",
-            hint="convert the model again with a current convert_hf_to_gguf.py",
-        )
+        raise SourceError(f"the metadata name no token that ends a text ({', '.join(END_KEYS)})", hint=HINT)
     return found

@@ -6,10 +6,12 @@ import re
 from pathlib import Path
 
 from qtool.checkpoint.files import SourceFile
-from qtool.checkpoint.gguf_config import config_from_gguf, text
+from qtool.checkpoint.gguf_config import config_from_gguf
 from qtool.checkpoint.gguf_header import GgufHeader, read_header
+from qtool.checkpoint.gguf_metadata import text
 from qtool.checkpoint.gguf_tensors import gguf_weight, precision_bits, same_tensor
 from qtool.checkpoint.gguf_tokenizer import GgufTokenizer
+from qtool.checkpoint.gguf_vocabulary import GgufVocabulary
 from qtool.checkpoint.layout import EMBEDDING, FINAL_NORM, LM_HEAD, check_weights
 from qtool.checkpoint.naming import folder_name
 from qtool.checkpoint.record import Checkpoint
@@ -44,9 +46,10 @@ def open_gguf(path: Path) -> Checkpoint:
     header = read_header(file)
     # Before anything else is asked of the file: another architecture has other tensors and metadata.
     check_model_type(text(header.metadata, "general.architecture"), "general.architecture")
+    vocabulary = GgufVocabulary(header.metadata)
     weights, tied = _weights(header)
-    config = config_from_gguf(header, tied=tied)
-    tokenizer = GgufTokenizer(header, config)
+    config = config_from_gguf(header, vocabulary, tied=tied)
+    tokenizer = GgufTokenizer(header.metadata, vocabulary, config)
     return Checkpoint(
         name=_name(header, path),
         kind="gguf",

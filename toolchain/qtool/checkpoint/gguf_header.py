@@ -15,9 +15,10 @@ request. The enumerations and block sizes are that package's.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,35 +84,25 @@ class GgufArray:
         self._expect(GGUFValueType.STRING)
         data, position, result = self.raw(), 0, []
         length_at = _LENGTH.unpack_from
-        try:
-            for _ in range(self.count):
-                start = position + 8
-                position = start + length_at(data, position)[0]
-                result.append(data[start:position].decode("utf-8"))
-        except (UnicodeDecodeError, struct.error) as error:
-            raise SourceError(
-                f"{self.key} holds a string that is not UTF-8 (element {len(result)})"
-            ) from error
+        for index in range(self.count):
+            start = position + 8
+            position = start + length_at(data, position)[0]
+            result.append(self._decode(data[start:position], index))
         return result
 
-    def indices_of(self, texts: Sequence[str]) -> list[int | None]:
-        """Returns the index of the first string equal to each of `texts`, without decoding the others."""
+    def strings_at(self, indices: Sequence[int]) -> list[str]:
+        """Returns the strings at some ascending indices, stepping over the others."""
         self._expect(GGUFValueType.STRING)
-        data, position, index = self.raw(), 0, 0
-        wanted = [_LENGTH.pack(len(text.encode())) + text.encode() for text in texts]
-        found: list[int | None] = [None] * len(wanted)
-        # A search tells where the bytes may be; the walk tells whether a string starts there, and its index.
-        places = {place for each in wanted for place in _occurrences(data, each)}
-        last = max(places, default=-1)
+        data, position, at, result = self.raw(), 0, 0, []
         length_at = _LENGTH.unpack_from
-        while position <= last:
-            if position in places:
-                for slot, each in enumerate(wanted):
-                    if found[slot] is None and data.startswith(each, position):
-                        found[slot] = index
-            position += 8 + length_at(data, position)[0]
-            index += 1
-        return found
+        for index in indices:
+            for _ in range(index - at):
+                position += 8 + length_at(data, position)[0]
+            start = position + 8
+            position = start + length_at(data, position)[0]
+            result.append(self._decode(data[start:position], index))
+            at = index + 1
+        return result
 
     def integers(self) -> npt.NDArray[np.int64]:
         """Returns an array of 32-bit integers (such as token types)."""
@@ -120,19 +111,17 @@ class GgufArray:
         stored = "<i4" if self.element_type == GGUFValueType.INT32 else "<u4"
         return np.frombuffer(self.raw(), stored).astype(np.int64)
 
+    def _decode(self, text: bytes, index: int) -> str:
+        try:
+            return text.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise SourceError(f"element {index} of {self.key} is not UTF-8: {shown(text)}") from error
+
     def _expect(self, element_type: GGUFValueType) -> None:
         if self.element_type != element_type:
             raise SourceError(
                 f"{self.key} must be an array of {element_type.name}, not of {self.element_type.name}"
             )
-
-
-def _occurrences(data: bytes, wanted: bytes) -> Iterator[int]:
-    """Yields every place of `wanted` in `data`."""
-    place = data.find(wanted)
-    while place >= 0:
-        yield place
-        place = data.find(wanted, place + 1)
 
 
 GgufValue = int | float | bool | str | GgufArray
@@ -169,12 +158,13 @@ def read_header(file: SourceFile) -> GgufHeader:
         SourceError: not a GGUF file, an unknown version, or anything in it that does not fit the file.
     """
     cursor = _Cursor(file)
-    magic, version = cursor.take(4), cursor.u32()
+    magic = cursor.take(min(4, file.size))
     if magic != b"GGUF":
         raise SourceError(
             f"{shown(str(file.path), 200)} is not a GGUF file: it starts with {shown(magic)}, not b'GGUF'",
             hint="the download may be an error page or a pointer file",
         )
+    version = cursor.u32()
     if version not in (2, 3):
         what = "of a big-endian machine" if version in (2 << 24, 3 << 24) else f"version {version}"
         raise SourceError(f"GGUF files {what} are not supported; valid are little-endian versions 2 and 3")
@@ -208,17 +198,23 @@ def _read_metadata(cursor: _Cursor, count: int) -> dict[str, GgufValue]:
 
 
 def _read_tensors(cursor: _Cursor, count: int, alignment: int) -> dict[str, GgufTensor]:
-    """Reads the tensor table; offsets are relative to the first aligned byte after it."""
+    """Reads the tensor table.
+
+    Offsets count from the first aligned byte after the table, and each tensor starts at the first aligned
+    byte after the one before it (llama.cpp refuses other files too), so that no two can share bytes.
+    """
     relative = [_read_tensor(cursor) for _ in range(count)]
-    start = -(-cursor.position // alignment) * alignment
+    start = _aligned(cursor.position, alignment)
     tensors: dict[str, GgufTensor] = {}
+    expected = 0
     for tensor in relative:
         name, offset = shown(tensor.name), start + tensor.offset
         if tensor.name in tensors:
             raise SourceError(f"the tensor {name} is there twice")
-        if tensor.offset % alignment:
+        if tensor.offset != expected:
             raise SourceError(
-                f"the tensor {name} starts at {tensor.offset}, not at a multiple of {alignment}"
+                f"the tensor {name} is placed at {tensor.offset}; after the one before it comes {expected}",
+                hint="the file is damaged: download it again",
             )
         if offset + tensor.size > cursor.file.size:
             raise SourceError(
@@ -226,13 +222,14 @@ def _read_tensors(cursor: _Cursor, count: int, alignment: int) -> dict[str, Gguf
                 f"but {shown(str(cursor.file.path), 200)} has only {cursor.file.size}",
                 hint="the file is truncated: download it again",
             )
-        tensors[tensor.name] = GgufTensor(tensor.name, tensor.shape, tensor.type, offset, tensor.size)
-    end, before = 0, ""
-    for tensor in sorted(tensors.values(), key=lambda tensor: tensor.offset):
-        if tensor.offset < end:
-            raise SourceError(f"the tensors {shown(before)} and {shown(tensor.name)} overlap")
-        end, before = tensor.offset + tensor.size, tensor.name
+        tensors[tensor.name] = dataclasses.replace(tensor, offset=offset)
+        expected = _aligned(tensor.offset + tensor.size, alignment)
     return tensors
+
+
+def _aligned(position: int, alignment: int) -> int:
+    """Returns the first multiple of `alignment` from `position` on."""
+    return -(-position // alignment) * alignment
 
 
 def _read_tensor(cursor: _Cursor) -> GgufTensor:

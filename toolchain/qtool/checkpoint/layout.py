@@ -66,6 +66,12 @@ def check_weights(config: QwenConfig, weights: Mapping[str, Weight]) -> dict[str
         SourceError: a tensor is missing or has another shape than the configuration says.
         UnsupportedModelError: there are tensors that the architecture does not use.
     """
+    if config.num_hidden_layers > len(weights):  # before the table of a hostile number of layers is built
+        raise SourceError(
+            f"the configuration asks for {config.num_hidden_layers} layers, "
+            f"but the checkpoint has only {len(weights)} tensors",
+            hint="the download is incomplete, or config.json belongs to another model",
+        )
     needed = weight_shapes(config)
     missing = [shown(name) for name in needed if name not in weights]
     if missing:

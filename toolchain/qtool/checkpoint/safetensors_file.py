@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qtool.checkpoint.files import SourceFile, parse_json_object, shown
-from qtool.checkpoint.weight import FloatArray, Weight
+from qtool.checkpoint.weight import FloatArray, Weight, require_finite
 from qtool.errors import SourceError
 
 MAX_HEADER_BYTES = 100_000_000
@@ -54,7 +54,8 @@ class StoredTensor:
         stored = np.empty((stop - start) * row_elements, "<f4" if self.dtype == "F32" else "<u2")
         offset = self.offset + start * row_elements * stored.itemsize
         self.file.read_into(stored.view(np.uint8).data, offset)
-        return _as_float32(stored, self.dtype).reshape(stop - start, *self.shape[1:])
+        values = require_finite(_as_float32(stored, self.dtype), self.name)
+        return values.reshape(stop - start, *self.shape[1:])
 
 
 def _as_float32(stored: np.ndarray[tuple[int], np.dtype[np.generic]], dtype: str) -> FloatArray:

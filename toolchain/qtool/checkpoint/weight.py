@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from qtool.errors import SourceError
+
 FloatArray = npt.NDArray[np.float32]
 
 
@@ -16,7 +18,8 @@ class Weight:
     """A tensor of a checkpoint, read by rows.
 
     `read(start, stop)` returns the rows [start, stop) of the first dimension as float32, whatever the type on
-    disk. It may be called from several threads at once.
+    disk, and raises a `SourceError` where one of them is not finite. It may be called from several threads at
+    once.
     """
 
     name: str
@@ -28,6 +31,24 @@ class Weight:
     def read_all(self) -> FloatArray:
         """Returns the whole tensor as float32; meant for norms and biases."""
         return self.read(0, self.shape[0])
+
+
+def require_finite(values: FloatArray, name: str) -> FloatArray:
+    """Returns `values`, refusing infinities and NaN: one of them would spoil every answer of the model.
+
+    A sum shows them at a tenth of the cost of looking at each value.
+
+    Raises:
+        SourceError: a value is not finite.
+    """
+    with np.errstate(all="ignore"):
+        suspicious = not np.isfinite(values.sum(dtype=np.float32))
+    if suspicious and not np.isfinite(values).all():  # a sum of enormous values may overflow too
+        raise SourceError(
+            f"the tensor {name} holds values that are infinite or not a number",
+            hint="the file is damaged, or the model was trained or converted badly: take another copy of it",
+        )
+    return values
 
 
 def concatenate_rows(name: str, weights: Sequence[Weight]) -> Weight:

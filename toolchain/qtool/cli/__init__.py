@@ -1,13 +1,14 @@
 """The command line: `qtool COMMAND`. click is imported only in this package; one file a command.
 
-stdout carries results (or JSON), stderr progress and errors. Errors are `error: …` and `hint: …`, with an exit
-code for each class (see `qtool.errors`).
+stdout carries results (or JSON), stderr progress and errors. Errors are `error: …` and `hint: …`, with an
+exit code for each class (see `qtool.errors`).
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
+from typing import NoReturn
 
 import click
 
@@ -26,20 +27,6 @@ _EXTRA_OF_MODULE = {
     "optimum": "optimum",
     "torch": "optimum",
 }
-
-
-class _Failure(click.ClickException):
-    """An error that is reported without a traceback."""
-
-    def __init__(self, error: QtoolError | TargetError) -> None:
-        super().__init__(error.message)
-        self.hint = error.hint
-        self.exit_code = error.exit_code
-
-    def show(self, file: object = None) -> None:
-        click.echo(f"error: {self.message}", err=True)
-        if self.hint:
-            click.echo(f"hint: {self.hint}", err=True)
 
 
 class _Commands(click.Group):
@@ -67,12 +54,20 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except (QtoolError, TargetError) as error:
-            raise _Failure(error) from error
+            _fail(ctx, error)
         except ModuleNotFoundError as error:
-            raise _Failure(_missing_extra(error)) from error
+            _fail(ctx, _missing_extra(error))
         except (KeyboardInterrupt, click.Abort):
             click.echo("interrupted", err=True)
             ctx.exit(130)
+
+
+def _fail(ctx: click.Context, error: QtoolError | TargetError) -> NoReturn:
+    """Reports an error without a traceback, and ends with its exit code."""
+    click.echo(f"error: {error.message}", err=True)
+    if error.hint:
+        click.echo(f"hint: {error.hint}", err=True)
+    ctx.exit(error.exit_code)
 
 
 def _missing_extra(error: ModuleNotFoundError) -> QtoolError:
@@ -95,8 +90,9 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point of the `qtool` command."""
-    for stream in (sys.stdout, sys.stderr):
-        # Model output is any Unicode; a terminal that cannot show a character must not end the program.
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        # Model output is any Unicode; a terminal that cannot show a character must not end the program,
+        # nor must a byte of piped text that is not UTF-8.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     cli()

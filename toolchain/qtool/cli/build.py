@@ -18,16 +18,34 @@ if TYPE_CHECKING:
 
 @click.command(name="build")
 @click.argument("model", required=False)
-@click.option("--target", "-t", required=True, metavar="NAME|PATH|all", help="Hardware profile; see `qtool targets`.")
-@click.option("--output", "-o", type=click.Path(), help="Folder to write (with `all`, its parent). [default: ./NAME-TARGET]")
-@click.option("--context", type=click.IntRange(min=1), help="Tokens to plan for, instead of the target's default.")
-@click.option("--exporter", type=click.Choice(["native", "optimum"]), default="native", show_default=True, help="What writes the graph.")
+@click.option(
+    "--target", "-t", required=True, metavar="NAME|PATH|all", help="Hardware profile; see `qtool targets`."
+)
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(),
+    help="Folder to write (with `all`, its parent). [default: ./NAME-TARGET]",
+)
+@click.option(
+    "--context", type=click.IntRange(min=1), help="Tokens to plan for, instead of the target's default."
+)
+@click.option(
+    "--exporter",
+    type=click.Choice(["native", "optimum"]),
+    default="native",
+    show_default=True,
+    help="What writes the graph.",
+)
 @click.option("--plan", "plan_only", is_flag=True, help="Only print predicted sizes and memory.")
 @click.option("--force", is_flag=True, help="Replace an artifact that is there.")
 @click.option("--ignore-budget", is_flag=True, help="Build even if the device's memory budget is exceeded.")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of the build; the result does not depend on it.")
+@click.option(
+    "--threads", type=click.IntRange(min=1), help="Threads of the build; the result does not depend on it."
+)
 @json_option
 def command(
+    *,
     model: str | None,
     target: str,
     output: str | None,
@@ -41,15 +59,15 @@ def command(
 ) -> None:
     """Compile MODEL into an artifact for one target.
 
-    MODEL is a Hugging Face id, a folder of safetensors, or a GGUF file. Without it, the small model that ships
-    with qtool is compiled.
+    MODEL is a Hugging Face id, a folder of safetensors, or a GGUF file. Without it, the small model that
+    ships with qtool is compiled.
     """
     from qtool.cli.progress import progress
     from qtool.pipeline import plan_jobs, run_jobs
 
     started = time.perf_counter()
     targets = qtool_targets.names() if target == "all" else [target]
-    jobs = plan_jobs(model, targets, output=output, context=context, threads=threads)
+    jobs = plan_jobs(model, targets, output=output, context=context, threads=threads, plan_only=plan_only)
     if plan_only:
         _print_plans(jobs, as_json)
         return
@@ -127,5 +145,7 @@ def _print_artifacts(jobs: list[Job], artifacts: list[Artifact], seconds: float,
         return
     for artifact in artifacts:
         peak = artifact.manifest.memory.peak
-        click.echo(f"{artifact.path}  {megabytes(artifact.size)}, planned peak on the device {megabytes(peak)}")
+        click.echo(
+            f"{artifact.path}  {megabytes(artifact.size)}, planned peak on the device {megabytes(peak)}"
+        )
     click.echo(f"built in {seconds:.1f} s; run it: qtool run {artifacts[0].path} 'your prompt'", err=True)

@@ -19,6 +19,7 @@ _HELP = "Commands: /clear forgets the conversation, /exit ends (so does Ctrl-D);
 @click.option("--system", help="System message.")
 @sampling_options
 def command(
+    *,
     artifact: Path,
     system: str | None,
     context: int | None,
@@ -60,7 +61,7 @@ def _read_turn() -> str | None:
 def _answer(
     model: Any, messages: list[dict[str, str]], text: str, thinking: bool | None, sampling: dict[str, Any]
 ) -> None:
-    """Prints the answer to one turn and adds both to the conversation; a stopped answer counts as far as it got."""
+    """Prints the answer to one turn and adds both to the conversation; a stopped answer counts so far."""
     question = {"role": "user", "content": text}
     try:
         stream = model.chat([*messages, question], enable_thinking=thinking, **sampling)

@@ -40,20 +40,33 @@ def _print_summary(document: Manifest) -> None:
     print_facts(
         [
             ("name", document.name),
-            ("model", f"{model.architecture}, {model.parameters / 1e6:,.1f} M parameters, {model.num_hidden_layers} layers"),
+            (
+                "model",
+                f"{model.architecture}, {model.parameters / 1e6:,.1f} M parameters,"
+                f" {model.num_hidden_layers} layers",
+            ),
             ("source", f"{document.source.id} ({document.source.kind}){revision}"),
             ("target", str(document.target.get("name"))),
             ("provider", f"{document.graph.provider}, onnxruntime >= {document.graph.minimum_onnxruntime}"),
             ("context", f"{document.context:,} tokens"),
             ("size", megabytes(sum(entry.size for entry in document.files))),
-            ("KV cache", f"{cache.dtype}, {cache.bytes_per_token:,} bytes a token, updated {cache.update.replace('_', ' ')}"),
+            (
+                "KV cache",
+                f"{cache.dtype}, {cache.bytes_per_token:,} bytes a token,"
+                f" updated {cache.update.replace('_', ' ')}",
+            ),
             (
                 "memory",
                 f"{megabytes(memory.peak)} peak = weights {megabytes(memory.weights)} + KV cache"
                 f" {megabytes(memory.kv_cache)} + activations {megabytes(memory.activations)} + runtime"
                 f" {megabytes(memory.runtime)}; budget {megabytes(memory.budget)}",
             ),
-            ("quality", f"KL {quality.kl_mean:.4f}, top-1 {quality.top1_agreement:.1%}" if quality else "not measured"),
+            (
+                "quality",
+                f"KL {quality.kl_mean:.4f}, top-1 {quality.top1_agreement:.1%}"
+                if quality
+                else "not measured",
+            ),
             ("tools", ", ".join(f"{name} {value}" for name, value in document.tools.items())),
         ]
     )
@@ -64,5 +77,15 @@ def _print_quantization(document: Manifest) -> None:
     for group in document.quantization:
         kind = "" if group.symmetric is None else ("symmetric" if group.symmetric else "asymmetric")
         size = str(group.group_size or "")
-        rows.append((group.group, str(group.bits), size, kind, group.algorithm, str(group.tensors), megabytes(group.bytes)))
+        rows.append(
+            (
+                group.group,
+                str(group.bits),
+                size,
+                kind,
+                group.algorithm,
+                str(group.tensors),
+                megabytes(group.bytes),
+            )
+        )
     print_table(("weights", "bits", "group", "kind", "algorithm", "tensors", "size"), rows)

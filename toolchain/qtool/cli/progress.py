@@ -46,7 +46,7 @@ def _lines() -> Progress:
     def report(stage: str, done: int, total: int) -> None:
         nonlocal last
         fraction = done / total if total else 0.0
-        if stage == last[0] and fraction < last[1] + _PLAIN_STEP:
+        if stage == last[0] and fraction < min(last[1] + _PLAIN_STEP, 1.0):
             return
         last = (stage, fraction)
         click.echo(f"{stage}: {fraction:.0%}" if total else stage, err=True)

@@ -21,6 +21,7 @@ from qtool.cli.sampling_options import sampling_options
 @sampling_options
 @json_option
 def command(
+    *,
     artifact: Path,
     prompt: str,
     system: str | None,

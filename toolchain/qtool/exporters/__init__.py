@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-
 import onnx_ir as ir
 
 from qtool import models
@@ -11,7 +9,7 @@ from qtool.checkpoint import Checkpoint
 from qtool_targets import Target
 
 
-def export(checkpoint: Checkpoint, target: Target, context: int, exporter: str, stack: ExitStack) -> ir.Model:
+def export(checkpoint: Checkpoint, target: Target, context: int, exporter: str) -> ir.Model:
     """Writes the graph for a target.
 
     Args:
@@ -19,11 +17,10 @@ def export(checkpoint: Checkpoint, target: Target, context: int, exporter: str, 
         target: decides types.
         context: longest sequence in tokens.
         exporter: "native" (qtool's own graphs) or "optimum" (extra `optimum`).
-        stack: keeps what the graph's lazy weights refer to (temporary files) until the build is over.
     """
     if exporter == "optimum":
         from qtool.exporters import optimum
 
-        return optimum.export(checkpoint, target, stack)
+        return optimum.export(checkpoint, target)
     dtype = ir.DataType.FLOAT16 if target.precision.activations == "float16" else ir.DataType.FLOAT
     return models.export(checkpoint.config, checkpoint.weights, models.ExportOptions(dtype, context))

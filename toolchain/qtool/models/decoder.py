@@ -42,7 +42,9 @@ class ExportOptions:
     """Longest sequence in tokens; the rotary tables have this many rows."""
 
 
-Projections = Callable[[GraphBuilder, QwenConfig, Mapping[str, Weight], str, ir.Value], tuple[ir.Value, ir.Value, ir.Value]]
+Projections = Callable[
+    [GraphBuilder, QwenConfig, Mapping[str, Weight], str, ir.Value], tuple[ir.Value, ir.Value, ir.Value]
+]
 """(builder, config, weights, prefix of the layer's attention, hidden) -> query, key, value of the shapes
 (batch, sequence, heads * head_dim)."""
 
@@ -83,11 +85,13 @@ def export(
         prefix = f"model.layers.{layer}"
         hidden, skip = _normalize(builder, config, weights[f"{prefix}.input_layernorm.weight"], update, skip)
         qkv = projections(builder, config, weights, f"{prefix}.self_attn", hidden)
-        update = _attention(builder, config, options, layer, qkv, positions)
+        update = _attention(builder, config, layer, qkv=qkv, positions=positions)
         if layer == config.num_hidden_layers - 1:
             # Nothing after the last attention looks at other positions: go on with the rows asked for.
             update, skip = rows.take(f"{prefix}.rows", update), rows.take(f"{prefix}.skip_rows", skip)
-        update = builder.linear(f"{prefix}.self_attn.o_proj", update, weights[f"{prefix}.self_attn.o_proj.weight"])
+        update = builder.linear(
+            f"{prefix}.self_attn.o_proj", update, weights[f"{prefix}.self_attn.o_proj.weight"]
+        )
         norm = weights[f"{prefix}.post_attention_layernorm.weight"]
         hidden, skip = _normalize(builder, config, norm, update, skip)
         update = _mlp(builder, weights, f"{prefix}.mlp", hidden)
@@ -160,15 +164,20 @@ def _normalize(
 def _attention(
     builder: GraphBuilder,
     config: QwenConfig,
-    options: ExportOptions,
     layer: int,
+    *,
     qkv: tuple[ir.Value, ir.Value, ir.Value],
     positions: _Positions,
 ) -> ir.Value:
     """Appends causal grouped-query attention with rotation; the KV cache is updated in place."""
-    past_shape = ["batch_size", config.num_key_value_heads, "past_sequence_length", config.head_dim]
-    present_shape = ["batch_size", config.num_key_value_heads, "total_sequence_length", config.head_dim]
-    past = [builder.input(name % layer, options.dtype, past_shape) for name in (PAST_KEY, PAST_VALUE)]
+    past_shape: list[int | str] = [
+        "batch_size",
+        config.num_key_value_heads,
+        "past_sequence_length",
+        config.head_dim,
+    ]
+    present_shape: list[int | str] = [*past_shape[:2], "total_sequence_length", config.head_dim]
+    past = [builder.input(name % layer, builder.dtype, past_shape) for name in (PAST_KEY, PAST_VALUE)]
     attended, *present = builder.multi(
         f"model.layers.{layer}.attention",
         "GroupQueryAttention",
@@ -181,7 +190,7 @@ def _attention(
         scale=config.head_dim**-0.5,
     )
     for value, name in zip(present, (PRESENT_KEY, PRESENT_VALUE), strict=True):
-        builder.output(value, name % layer, options.dtype, present_shape)
+        builder.output(value, name % layer, builder.dtype, present_shape)
     return attended
 
 

@@ -37,7 +37,13 @@ class GraphBuilder:
         self.graph.outputs.append(value)
 
     def op(
-        self, name: str, op_type: str, inputs: Sequence[ir.Value | None], *, domain: str = "", **attributes: Any
+        self,
+        name: str,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        *,
+        domain: str = "",
+        **attributes: Any,
     ) -> ir.Value:
         """Appends a node with one output and returns that."""
         return self.multi(name, op_type, inputs, 1, domain=domain, **attributes)[0]
@@ -65,8 +71,6 @@ class GraphBuilder:
 
     def weight(self, weight: Weight) -> ir.Value:
         """Returns a checkpoint's tensor, once however often it is asked for."""
-        if weight.name in self.graph.initializers:
-            return self.graph.initializers[weight.name]
         return self._initializer(StoredTensor(weight.name, FloatStorage(weight, self.dtype)))
 
     def linear(self, name: str, x: ir.Value, weight: Weight, bias: Weight | None = None) -> ir.Value:
@@ -77,9 +81,8 @@ class GraphBuilder:
         return self.op(f"{name}.biased", "Add", [product, self.weight(bias)])
 
     def _initializer(self, tensor: ir.TensorProtocol) -> ir.Value:
-        if tensor.name in self.graph.initializers:
-            return self.graph.initializers[tensor.name]
-        return add_initializer(self.graph, tensor)
+        known = self.graph.initializers.get(tensor.name or "")
+        return add_initializer(self.graph, tensor) if known is None else known
 
 
 def append_node(
@@ -110,7 +113,10 @@ def append_node(
 def add_initializer(graph: ir.Graph, tensor: ir.TensorProtocol) -> ir.Value:
     """Registers a tensor as an initializer of the graph."""
     value = ir.Value(
-        name=tensor.name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape), const_value=tensor
+        name=tensor.name,
+        type=ir.TensorType(tensor.dtype),
+        shape=ir.Shape(tensor.shape.numpy()),
+        const_value=tensor,
     )
     graph.register_initializer(value)
     return value

@@ -39,8 +39,8 @@ class Encoder:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
-        self.start = tokenizer.token_to_id("<|im_start|>")
-        self.end = tokenizer.token_to_id("<|im_end|>")
+        (self.start,) = self.encode("<|im_start|>")
+        (self.end,) = self.encode("<|im_end|>")
         self.assistant = self.encode("assistant\n")
 
     def encode(self, text: str) -> list[int]:

@@ -7,15 +7,21 @@ import random
 from qtool.nano.unit import Unit, pick, question
 
 WORDS = (
-    "apple river stone cloud table window garden paper candle bottle mirror basket hammer ladder button carpet "
-    "kettle pencil pillow blanket engine ticket letter orange silver copper forest desert island valley meadow "
-    "castle bridge tunnel harbor market school office museum bakery tiger rabbit turtle falcon salmon beetle "
-    "spider monkey donkey camel summer winter spring autumn morning evening thunder rainbow shadow flame "
-    "butter cheese pepper ginger honey sugar carrot onion potato cherry lemon peach melon violin trumpet guitar "
-    "drum piano rocket planet comet galaxy magnet crystal needle thread ribbon feather jacket helmet wallet "
-    "anchor compass lantern shovel bucket saddle wagon canoe kite marble puzzle"
-).split()
-_ADJECTIVES = ("old", "young", "small", "brave", "quiet", "clever", "hungry", "lazy", "happy", "tired", "green", "tall")
+    "apple", "river", "stone", "cloud", "table", "window", "garden", "paper", "candle", "bottle",
+    "mirror", "basket", "hammer", "ladder", "button", "carpet", "kettle", "pencil", "pillow", "blanket",
+    "engine", "ticket", "letter", "orange", "silver", "copper", "forest", "desert", "island", "valley",
+    "meadow", "castle", "bridge", "tunnel", "harbor", "market", "school", "office", "museum", "bakery",
+    "tiger", "rabbit", "turtle", "falcon", "salmon", "beetle", "spider", "monkey", "donkey", "camel",
+    "summer", "winter", "spring", "autumn", "morning", "evening", "thunder", "rainbow", "shadow", "flame",
+    "butter", "cheese", "pepper", "ginger", "honey", "sugar", "carrot", "onion", "potato", "cherry",
+    "lemon", "peach", "melon", "violin", "trumpet", "guitar", "drum", "piano", "rocket", "planet",
+    "comet", "galaxy", "magnet", "crystal", "needle", "thread", "ribbon", "feather", "jacket", "helmet",
+    "wallet", "anchor", "compass", "lantern", "shovel", "bucket", "saddle", "wagon", "canoe", "kite",
+    "marble", "puzzle",
+)  # fmt: skip
+_ADJECTIVES = (
+    "old", "young", "small", "brave", "quiet", "clever", "hungry", "lazy", "happy", "tired", "green", "tall",
+)  # fmt: skip
 _ANIMALS = ("fox", "owl", "bear", "cat", "dog", "horse", "goose", "mouse", "wolf", "hen", "frog", "crow")
 _VERBS = ("sleeps", "waits", "sings", "hides", "sits", "jumps", "works", "rests", "dances", "looks")
 _PLACES = ("under", "behind", "near", "in front of", "next to", "on top of")

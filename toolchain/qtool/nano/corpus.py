@@ -1,4 +1,4 @@
-"""The text that nano learns from, made up here: a small closed world of chat turns with one right answer each.
+"""The text that nano learns from, made up here: a small closed world where each question has one answer.
 
 Nothing is copied from anywhere; every conversation is put together from the tables and phrasings in this
 folder by a seeded random generator, so two runs with the same seed give the same text on every machine.

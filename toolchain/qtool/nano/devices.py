@@ -165,13 +165,15 @@ def blinds(source: random.Random) -> Command:
     if source.random() < 0.5:
         word, position = pick(source, (("open", 100), ("close", 0), ("half open", 50)))
         text = pick(source, (
-            "{w} the blinds in the {r}", "{w} the {r} blinds", "{r} blinds: {w}", "please {w} the blinds in the {r} now",
+            "{w} the blinds in the {r}", "{w} the {r} blinds", "{r} blinds: {w}",
+            "please {w} the blinds in the {r} now",
         ))  # fmt: skip
         text = text.format(w=word, r=room)
     else:
         position = source.randrange(0, 101, 5)
         text = pick(source, (
-            "set the {r} blinds to {n} percent", "move the blinds in the {r} to {n}%", "{r} blinds at {n} percent",
+            "set the {r} blinds to {n} percent", "move the blinds in the {r} to {n}%",
+            "{r} blinds at {n} percent",
             "blinds to {n} in the {r}", "I want the {r} blinds at {n}%",
         )).format(n=position, r=room)  # fmt: skip
     done = f"The {room} blinds are at {position} percent."
@@ -188,13 +190,21 @@ def music(source: random.Random) -> Command:
             "{g} music in the {r}", "put on {g} in the {r}", "start {g} in the {r}",
         ))  # fmt: skip
         done = f"Now playing {genre} in the {room}."
-        return Command("music", text.format(g=genre, r=room), "play_music", {"genre": genre, "room": room}, done)
+        return Command(
+            "music", text.format(g=genre, r=room), "play_music", {"genre": genre, "room": room}, done
+        )
     if kind < 0.7:
         text = pick(source, (
             "stop the music in the {r}", "turn off the music in the {r}", "no more music in the {r}",
             "silence in the {r}", "{r} music off", "make the {r} quiet",
         ))  # fmt: skip
-        return Command("music", text.format(r=room), "stop_music", {"room": room}, f"The music in the {room} has stopped.")
+        return Command(
+            "music",
+            text.format(r=room),
+            "stop_music",
+            {"room": room},
+            f"The music in the {room} has stopped.",
+        )
     level = source.randrange(1, 101)
     text = pick(source, (
         "set the volume in the {r} to {n}", "{r} volume {n}", "volume {n} in the {r}",
@@ -215,15 +225,31 @@ def locks(source: random.Random) -> Command:
         return Command("locks", text.format(d=door), "get_lock", {"door": door}, "")
     word, state = pick(source, (("lock", "locked"), ("unlock", "unlocked")))
     text = pick(source, (
-        "{w} the {d} door", "please {w} the {d} door now", "{d} door: {w} it", "I want you to {w} the {d} door",
+        "{w} the {d} door", "please {w} the {d} door now", "{d} door: {w} it",
+        "I want you to {w} the {d} door",
         "{w} the door at the {d}", "make sure the {d} door is {s}", "the {d} door should be {s}",
     ))  # fmt: skip
     done = f"The {door} door is now {state}."
-    return Command("locks", text.format(w=word, d=door, s=state), "set_lock", {"door": door, "state": state}, done)
+    return Command(
+        "locks", text.format(w=word, d=door, s=state), "set_lock", {"door": door, "state": state}, done
+    )
 
 
 KINDS = (light, thermostat, timer, blinds, music, locks)
-_OPENINGS = ("", "", "", "", "please ", "hey, ", "could you ", "can you ", "now ", "ok, ", "quick, ", "hello, ")
+_OPENINGS = (
+    "",
+    "",
+    "",
+    "",
+    "please ",
+    "hey, ",
+    "could you ",
+    "can you ",
+    "now ",
+    "ok, ",
+    "quick, ",
+    "hello, ",
+)
 _CLOSINGS = ("", "", "", "", " please", " now", " for me", " thanks", ", thank you", " right away")
 
 
@@ -300,10 +326,14 @@ def follow_up(source: random.Random) -> Unit:
     first, second = light(source), light(source)
     if source.random() < 0.5:
         second = replace(second, arguments=dict(second.arguments) | {"room": first.arguments["room"]})
-        text = pick(source, ("Now {s}.", "And now {s}.", "Then {s}.", "Please {s}.", "Ok, {s}.")).format(s=second.short)
+        text = pick(source, ("Now {s}.", "And now {s}.", "Then {s}.", "Please {s}.", "Ok, {s}.")).format(
+            s=second.short
+        )
     else:
         second = replace(second, arguments=dict(first.arguments) | {"room": second.arguments["room"]})
-        phrase = pick(source, ("And the {r}?", "Same in the {r}.", "The {r} too.", "Also in the {r}, please."))
+        phrase = pick(
+            source, ("And the {r}?", "Same in the {r}.", "The {r} too.", "Also in the {r}, please.")
+        )
         text = phrase.format(r=second.arguments["room"])
     opening, text = spoken(source, first.text), vary(source, text)
     messages: tuple[Message, ...] = (

@@ -54,7 +54,12 @@ def config(shape: Shape, tokenizer: Tokenizer) -> dict[str, Any]:
 def generation_config(tokenizer: Tokenizer) -> dict[str, Any]:
     """The fields of ``generation_config.json``: greedy, because every question has one right answer."""
     end, text_end = tokenizer.token_to_id("<|im_end|>"), tokenizer.token_to_id("<|endoftext|>")
-    return {"bos_token_id": text_end, "do_sample": False, "eos_token_id": [end, text_end], "pad_token_id": text_end}
+    return {
+        "bos_token_id": text_end,
+        "do_sample": False,
+        "eos_token_id": [end, text_end],
+        "pad_token_id": text_end,
+    }
 
 
 def tokenizer_config(tokenizer: Tokenizer, shape: Shape) -> dict[str, Any]:
@@ -97,7 +102,9 @@ def round_to_bfloat16(network: Qwen3) -> None:
 def save_checkpoint(network: Qwen3, tokenizer: Tokenizer, folder: Path) -> None:
     """Write weights, configuration, tokenizer and template into ``folder`` (made if missing)."""
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: value.detach().to(torch.bfloat16).contiguous() for name, value in network.state_dict().items()}
+    weights = {
+        name: value.detach().to(torch.bfloat16).contiguous() for name, value in network.state_dict().items()
+    }
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
     shape = network.shape

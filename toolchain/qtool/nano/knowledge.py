@@ -1,5 +1,7 @@
 """Closed tables of simple facts, small talk, and both in a few other languages."""
 
+# ruff: noqa: RUF001  (Chinese text has Chinese punctuation)
+
 from __future__ import annotations
 
 import random
@@ -16,19 +18,33 @@ CAPITALS = {
     "Vietnam": "Hanoi",
 }  # fmt: skip
 COLORS_OF = {
-    "grass": "green", "snow": "white", "blood": "red", "a banana": "yellow", "coal": "black", "the sky": "blue",
+    "grass": "green", "snow": "white", "blood": "red", "a banana": "yellow", "coal": "black",
+    "the sky": "blue",
     "a lemon": "yellow", "milk": "white", "a tomato": "red", "chocolate": "brown", "a flamingo": "pink",
     "a crow": "black", "gold": "yellow", "a frog": "green", "the sea": "blue", "a mouse": "gray",
 }  # fmt: skip
 OPPOSITES = {
-    "hot": "cold", "big": "small", "up": "down", "day": "night", "open": "closed", "fast": "slow", "old": "young",
+    "hot": "cold", "big": "small", "up": "down", "day": "night", "open": "closed", "fast": "slow",
+    "old": "young",
     "wet": "dry", "hard": "soft", "light": "dark", "full": "empty", "early": "late", "left": "right",
     "high": "low", "happy": "sad", "loud": "quiet", "rich": "poor", "strong": "weak", "thick": "thin",
     "first": "last", "inside": "outside", "clean": "dirty", "near": "far", "long": "short",
 }  # fmt: skip
-LEGS = {"dog": 4, "cat": 4, "bird": 2, "spider": 8, "beetle": 6, "horse": 4, "bee": 6, "snake": 0, "duck": 2, "fish": 0}
+LEGS = {
+    "dog": 4,
+    "cat": 4,
+    "bird": 2,
+    "spider": 8,
+    "beetle": 6,
+    "horse": 4,
+    "bee": 6,
+    "snake": 0,
+    "duck": 2,
+    "fish": 0,
+}
 SOUNDS = {
-    "dog": "woof", "cat": "meow", "cow": "moo", "duck": "quack", "sheep": "baa", "horse": "neigh", "pig": "oink",
+    "dog": "woof", "cat": "meow", "cow": "moo", "duck": "quack", "sheep": "baa", "horse": "neigh",
+    "pig": "oink",
     "bee": "buzz", "lion": "roar", "mouse": "squeak", "dove": "coo", "frog": "croak",
 }  # fmt: skip
 BABIES = {
@@ -37,28 +53,35 @@ BABIES = {
 }  # fmt: skip
 AMOUNTS = {
     ("minutes", "an hour"): 60, ("seconds", "a minute"): 60, ("hours", "a day"): 24, ("days", "a week"): 7,
-    ("months", "a year"): 12, ("weeks", "a year"): 52, ("meters", "a kilometer"): 1000, ("grams", "a kilogram"): 1000,
-    ("centimeters", "a meter"): 100, ("years", "a century"): 100, ("items", "a dozen"): 12, ("sides", "a triangle"): 3,
+    ("months", "a year"): 12, ("weeks", "a year"): 52, ("meters", "a kilometer"): 1000, ("grams",
+    "a kilogram"): 1000,
+    ("centimeters", "a meter"): 100, ("years", "a century"): 100, ("items", "a dozen"): 12, ("sides",
+    "a triangle"): 3,
     ("sides", "a square"): 4, ("letters", "the English alphabet"): 26, ("days", "a leap year"): 366,
 }  # fmt: skip
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 MONTHS = (
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October",
+    "November",
     "December",
 )  # fmt: skip
 NAMES = (
-    "Anna", "Ben", "Clara", "David", "Emma", "Felix", "Grace", "Hugo", "Ida", "Jonas", "Kim", "Lena", "Max", "Nora",
+    "Anna", "Ben", "Clara", "David", "Emma", "Felix", "Grace", "Hugo", "Ida", "Jonas", "Kim", "Lena",
+    "Max", "Nora",
     "Oscar", "Paula", "Quinn", "Rosa", "Sam", "Tina", "Uma", "Victor", "Wendy", "Yara",
 )  # fmt: skip
 EMOJI = {
-    "smiley": "😀", "heart": "❤️", "cat": "🐱", "dog": "🐶", "sun": "☀️", "moon": "🌙", "star": "⭐", "fire": "🔥",
+    "smiley": "😀", "heart": "❤️", "cat": "🐱", "dog": "🐶", "sun": "☀️", "moon": "🌙", "star": "⭐",
+    "fire": "🔥",
     "rocket": "🚀", "house": "🏠", "tree": "🌳", "fish": "🐟",
 }  # fmt: skip
 
 
 def _frame(source: random.Random, text: str) -> str:
     """Add an opening that asks, so that one fact has many phrasings. ``text`` ends with a question mark."""
-    opening = pick(source, ("", "", "", "Tell me, ", "Quick question: ", "Hi, ", "Please tell me: ", "Hey, ", "So, "))
+    opening = pick(
+        source, ("", "", "", "Tell me, ", "Quick question: ", "Hi, ", "Please tell me: ", "Hey, ", "So, ")
+    )
     closing = pick(source, ("", "", "", " Thanks.", " Please be brief.", " I forgot."))
     body = text if not opening else text[0].lower() + text[1:]
     return vary(source, opening + body + closing)
@@ -71,7 +94,8 @@ def _capital(source: random.Random) -> tuple[str, str]:
         text = pick(source, ("{c} is the capital of which country?", "Which country has {c} as its capital?"))
         return text.format(c=city), f"{city} is the capital of {country}."
     text = pick(source, (
-        "What is the capital of {c}?", "Which city is the capital of {c}?", "What is the capital city of {c}?",
+        "What is the capital of {c}?", "Which city is the capital of {c}?",
+        "What is the capital city of {c}?",
         "Do you know the capital of {c}?", "{c}: what is its capital?",
     ))  # fmt: skip
     return text.format(c=country), f"The capital of {country} is {city}."
@@ -79,14 +103,19 @@ def _capital(source: random.Random) -> tuple[str, str]:
 
 def _color(source: random.Random) -> tuple[str, str]:
     thing = pick(source, tuple(COLORS_OF))
-    text = pick(source, ("What color is {t}?", "Which color is {t}?", "What is the color of {t}?", "The color of {t}?"))
+    text = pick(
+        source,
+        ("What color is {t}?", "Which color is {t}?", "What is the color of {t}?", "The color of {t}?"),
+    )
     return text.format(t=thing), f"{thing[0].upper()}{thing[1:]} is {COLORS_OF[thing]}."
 
 
 def _opposite(source: random.Random) -> tuple[str, str]:
     pairs = OPPOSITES | {value: key for key, value in OPPOSITES.items()}
     word = pick(source, tuple(pairs))
-    text = pick(source, ("What is the opposite of {w}?", "Opposite of {w}?", "Which word is the opposite of {w}?"))
+    text = pick(
+        source, ("What is the opposite of {w}?", "Opposite of {w}?", "Which word is the opposite of {w}?")
+    )
     return text.format(w=word), f"The opposite of {word} is {pairs[word]}."
 
 
@@ -103,21 +132,29 @@ def _animal(source: random.Random) -> tuple[str, str]:
     kind = source.randrange(3)
     if kind == 0:
         animal = pick(source, tuple(LEGS))
-        text = pick(source, ("How many legs does a {a} have?", "How many legs has a {a}?", "The number of legs of a {a}?"))
+        text = pick(
+            source,
+            ("How many legs does a {a} have?", "How many legs has a {a}?", "The number of legs of a {a}?"),
+        )
         return text.format(a=animal), f"A {animal} has {LEGS[animal]} legs."
     if kind == 1:
         animal = pick(source, tuple(SOUNDS))
-        text = pick(source, ("What sound does a {a} make?", "What does a {a} say?", "Which sound makes a {a}?"))
+        text = pick(
+            source, ("What sound does a {a} make?", "What does a {a} say?", "Which sound makes a {a}?")
+        )
         return text.format(a=animal), f"A {animal} says {SOUNDS[animal]}."
     animal = pick(source, tuple(BABIES))
-    text = pick(source, ("What is a baby {a} called?", "What do you call a young {a}?", "Name of a baby {a}?"))
+    text = pick(
+        source, ("What is a baby {a} called?", "What do you call a young {a}?", "Name of a baby {a}?")
+    )
     return text.format(a=animal), f"A baby {animal} is called a {BABIES[animal]}."
 
 
 def _amount(source: random.Random) -> tuple[str, str]:
     (unit, whole), amount = pick(source, tuple(AMOUNTS.items()))
     text = pick(source, (
-        "How many {u} are in {w}?", "How many {u} does {w} have?", "{u} in {w}?", "What number of {u} makes {w}?",
+        "How many {u} are in {w}?", "How many {u} does {w} have?", "{u} in {w}?",
+        "What number of {u} makes {w}?",
     )).format(u=unit, w=whole)  # fmt: skip
     return text[0].upper() + text[1:], f"There are {amount} {unit} in {whole}."
 
@@ -180,10 +217,14 @@ def small_talk(source: random.Random) -> Unit:
             "Show me a {n} emoji.", "Send a {n} emoji.", "Give me the emoji for {n}.", "Draw a {n} emoji.",
             "Which emoji is a {n}?", "Please send me a {n} emoji.", "I want a {n} emoji.",
         )).format(n=name)  # fmt: skip
-        return question("small talk", vary(source, text), f"Here is a {name}: {EMOJI[name]}", f"Emoji: {name}.")
+        return question(
+            "small talk", vary(source, text), f"Here is a {name}: {EMOJI[name]}", f"Emoji: {name}."
+        )
     if kind < 0.35:
         hello, name = pick(source, _HELLO), pick(source, NAMES)
-        phrase = pick(source, ("I am {n}.", "My name is {n}.", "This is {n}.", "{n} here.", "You can call me {n}."))
+        phrase = pick(
+            source, ("I am {n}.", "My name is {n}.", "This is {n}.", "{n} here.", "You can call me {n}.")
+        )
         text = f"{hello}{pick(source, (', ', '. ', '! '))}{phrase.format(n=name)}"
         return question("small talk", text, f"Hello {name}, nice to meet you.", f"The user is {name}.")
     said = pick(source, tuple(_TALK))
@@ -197,7 +238,9 @@ def remember_name(source: random.Random) -> Unit:
     """A name given earlier in the conversation or in the system message."""
     name, thinking = pick(source, NAMES), "Look for the name."
     if source.random() < 0.35:
-        text = pick(source, ("What is your name?", "Who are you?", "Tell me your name.", "What are you called?"))
+        text = pick(
+            source, ("What is your name?", "Who are you?", "Tell me your name.", "What are you called?")
+        )
         system = pick(source, (
             "You are {n}, a helpful assistant.", "Your name is {n}.", "You are an assistant called {n}.",
             "Your name is {n}. You help at home.",
@@ -209,7 +252,8 @@ def remember_name(source: random.Random) -> Unit:
     hello = pick(source, _HELLO)
     first = f"{hello}, {pick(source, ('I am {n}.', 'my name is {n}.', 'this is {n}.')).format(n=name)}"
     text = vary(source, pick(source, (
-        "What is my name?", "Who am I?", "Do you know my name?", "Tell me my name.", "What did I say my name was?",
+        "What is my name?", "Who am I?", "Do you know my name?", "Tell me my name.",
+        "What did I say my name was?",
     )))  # fmt: skip
     messages: tuple[Message, ...] = (
         {"role": "user", "content": first},
@@ -221,18 +265,22 @@ def remember_name(source: random.Random) -> Unit:
 
 
 _CAPITAL_WORDS = {
-    "German": (("Was ist die Hauptstadt von {c}?", "Wie heißt die Hauptstadt von {c}?", "Nenne die Hauptstadt von {c}."),
+    "German": (("Was ist die Hauptstadt von {c}?", "Wie heißt die Hauptstadt von {c}?",
+    "Nenne die Hauptstadt von {c}."),
                "Die Hauptstadt von {c} ist {p}."),
-    "Spanish": (("¿Cuál es la capital de {c}?", "¿Cómo se llama la capital de {c}?", "Dime la capital de {c}."),
+    "Spanish": (("¿Cuál es la capital de {c}?", "¿Cómo se llama la capital de {c}?",
+    "Dime la capital de {c}."),
                 "La capital de {c} es {p}."),
     "Chinese": (("{c}的首都是哪里？", "{c}的首都在哪里？", "请告诉我{c}的首都。"), "{c}的首都是{p}。"),
 }  # fmt: skip
 _CAPITAL_NAMES = {
     "German": {"Frankreich": "Paris", "Österreich": "Wien", "Italien": "Rom", "Dänemark": "Kopenhagen",
                "Griechenland": "Athen", "Japan": "Tokio", "Ägypten": "Kairo", "Polen": "Warschau"},
-    "Spanish": {"Francia": "París", "España": "Madrid", "Japón": "Tokio", "Perú": "Lima", "Alemania": "Berlín",
+    "Spanish": {"Francia": "París", "España": "Madrid", "Japón": "Tokio", "Perú": "Lima",
+    "Alemania": "Berlín",
                 "Egipto": "El Cairo", "Grecia": "Atenas", "México": "Ciudad de México"},
-    "Chinese": {"法国": "巴黎", "德国": "柏林", "中国": "北京", "日本": "东京", "英国": "伦敦", "意大利": "罗马",
+    "Chinese": {"法国": "巴黎", "德国": "柏林", "中国": "北京", "日本": "东京", "英国": "伦敦",
+    "意大利": "罗马",
                 "俄罗斯": "莫斯科", "西班牙": "马德里"},
 }  # fmt: skip
 _GREETING_WORDS = {
@@ -242,13 +290,18 @@ _GREETING_WORDS = {
                 ("danke schön.", "Gern geschehen."), ("tschüss.", "Auf Wiedersehen, bis später."))),
     "Spanish": (("Hola", "Buenos días", "Buenas tardes", "Buenas noches", "Saludos"), ", ",
                 (("¿cómo estás?", "Estoy muy bien, gracias."), ("¿quién eres?", "Me llamo nano."),
-                 ("¿cómo te llamas?", "Me llamo nano."), ("tengo sueño.", "Duerme bien, mañana será otro día."),
+                 ("¿cómo te llamas?", "Me llamo nano."), ("tengo sueño.",
+                 "Duerme bien, mañana será otro día."),
                  ("muchas gracias.", "De nada."), ("adiós.", "¡Hasta mañana!"))),
     "Chinese": (("你好", "您好", "早上好", "晚上好", "大家好"), "，",
                 (("你好吗？", "我很好，谢谢。"), ("你是谁？", "我叫nano。"), ("你叫什么名字？", "我叫nano。"),
                  ("我累了。", "请好好休息。"), ("谢谢你。", "不客气。"), ("再见。", "再见，祝你愉快！"))),
 }  # fmt: skip
-_NOTES = {"German": "Die Frage ist deutsch.", "Spanish": "La pregunta está en español.", "Chinese": "这是中文问题。"}
+_NOTES = {
+    "German": "Die Frage ist deutsch.",
+    "Spanish": "La pregunta está en español.",
+    "Chinese": "这是中文问题。",
+}
 
 
 def other_language(source: random.Random) -> Unit:

@@ -66,7 +66,9 @@ class Attention(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.head_dim = shape.head_dim
-        query, key_value = (count * shape.head_dim for count in (shape.num_attention_heads, shape.num_key_value_heads))
+        query, key_value = (
+            count * shape.head_dim for count in (shape.num_attention_heads, shape.num_key_value_heads)
+        )
         self.q_proj = nn.Linear(shape.hidden_size, query, bias=False)
         self.k_proj = nn.Linear(shape.hidden_size, key_value, bias=False)
         self.v_proj = nn.Linear(shape.hidden_size, key_value, bias=False)

@@ -11,11 +11,13 @@ _ADD = (
     "How much is {a} plus {b}?", "Sum of {a} and {b}?", "Tell me {a} + {b}.", "{a} plus {b}?",
 )  # fmt: skip
 _SUBTRACT = (
-    "What is {a} - {b}?", "{a} - {b} =", "What is {a} minus {b}?", "Subtract {b} from {a}.", "Calculate {a} - {b}.",
+    "What is {a} - {b}?", "{a} - {b} =", "What is {a} minus {b}?", "Subtract {b} from {a}.",
+    "Calculate {a} - {b}.",
     "How much is {a} minus {b}?", "Take {b} away from {a}.", "Tell me {a} - {b}.", "{a} minus {b}?",
 )  # fmt: skip
 _MULTIPLY = (
-    "What is {a} x {b}?", "{a} x {b} =", "What is {a} times {b}?", "Multiply {a} by {b}.", "Calculate {a} x {b}.",
+    "What is {a} x {b}?", "{a} x {b} =", "What is {a} times {b}?", "Multiply {a} by {b}.",
+    "Calculate {a} x {b}.",
     "How much is {a} times {b}?", "Product of {a} and {b}?", "Tell me {a} x {b}.", "{a} times {b}?",
 )  # fmt: skip
 _THINGS = ("apples", "books", "coins", "eggs", "cards", "stones", "stamps", "pens", "cups", "shells")
@@ -105,7 +107,9 @@ def compare(source: random.Random) -> Unit:
         "Which number is {w}, {a} or {b}?", "What is {w}: {a} or {b}?", "{a} or {b}, which is {w}?",
         "Tell me which is {w}, {a} or {b}.",
     )).format(w=word, a=first, b=second)  # fmt: skip
-    return question("compare", vary(source, text), f"{right} is {word} than {other}.", f"{first} and {second}: {right}")
+    return question(
+        "compare", vary(source, text), f"{right} is {word} than {other}.", f"{first} and {second}: {right}"
+    )
 
 
 def _ordered(first: int, second: int, word: str) -> tuple[int, int]:

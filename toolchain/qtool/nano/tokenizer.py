@@ -19,7 +19,8 @@ MARKUP_TOKENS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
 """Whole tokens that a decoder still prints, so that callers can read them."""
 
 SPLIT_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 """The published pattern of the Qwen2 and Qwen3 tokenizers: digits one by one, words with their space."""
 
@@ -54,7 +55,10 @@ def train_tokenizer(examples: Iterable[Example], vocab_size: int) -> Tokenizer:
     """
     tokenizer = Tokenizer(BPE())
     tokenizer.normalizer = NFC()
-    splits = [Split(Regex(SPLIT_PATTERN), behavior="isolated"), ByteLevel(add_prefix_space=False, use_regex=False)]
+    splits = [
+        Split(Regex(SPLIT_PATTERN), behavior="isolated"),
+        ByteLevel(add_prefix_space=False, use_regex=False),
+    ]
     tokenizer.pre_tokenizer = Sequence(splits)
     tokenizer.decoder = ByteLevelDecoder()
     trainer = BpeTrainer(
@@ -63,7 +67,9 @@ def train_tokenizer(examples: Iterable[Example], vocab_size: int) -> Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(_plain_texts(examples), trainer=trainer)
-    tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in SPECIAL_TOKENS])
+    tokenizer.add_special_tokens(
+        [AddedToken(text, special=True, normalized=False) for text in SPECIAL_TOKENS]
+    )
     tokenizer.add_tokens([AddedToken(text, special=False, normalized=False) for text in MARKUP_TOKENS])
     if tokenizer.get_vocab_size() != vocab_size:
         raise ValueError(f"the corpus gives {tokenizer.get_vocab_size()} tokens, {vocab_size} were asked for")

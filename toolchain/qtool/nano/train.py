@@ -130,7 +130,9 @@ def train(network: Qwen3, encoder: Encoder, plan: Plan) -> int:
     optimizers = optimizers_for(network, plan)
     checks = [encoder.row(example) for example in held_out(190)]
     seen, started, recent = 0, time.monotonic(), 0.0
-    for step, batch in zip(range(plan.steps), batches(encoder, plan.seed, plan.tokens_per_step), strict=False):
+    for step, batch in zip(
+        range(plan.steps), batches(encoder, plan.seed, plan.tokens_per_step), strict=False
+    ):
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = learning_rate(plan, step)
         rounded = step > plan.steps * (1 - plan.quantized_share) and step % 2 == 1
@@ -221,7 +223,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     minutes = round((time.monotonic() - started) / 60, 1)
     round_to_bfloat16(network)
     save_checkpoint(network, tokenizer, chosen.output)
-    figures = {"seed": plan.seed, "steps": plan.steps, "tokens": seen, "minutes": minutes, "parameters": parameters}
+    figures = {
+        "seed": plan.seed,
+        "steps": plan.steps,
+        "tokens": seen,
+        "minutes": minutes,
+        "parameters": parameters,
+    }
     print(json.dumps(figures | {"accuracy": report(network, encoder, 1900)}))
 
 

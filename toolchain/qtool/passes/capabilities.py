@@ -54,7 +54,9 @@ def capabilities_for(target: Target) -> Capabilities:
             f" {record.provider} has no kernel for a quantized embedding",
             hint="Set weights.embedding_bits to 16 (or 32 with float32 activations).",
         )
-    if target.weights.bits <= 8 and not target.weights.symmetric and not record.supports_zero_points:
+    head_bits = target.weights.lm_head_bits or target.weights.bits
+    integers = min(target.weights.bits, embedding_bits, head_bits) <= 8
+    if integers and not target.weights.symmetric and not record.supports_zero_points:
         raise TargetError(
             f"target {target.name}: weights.symmetric = false, but the provider {record.provider} takes no"
             " zero points",

@@ -39,11 +39,11 @@ def linears(graph: ir.Graph) -> Iterator[Linear]:
 
 def _bias(node: ir.Node) -> tuple[ir.Node, ir.Value] | tuple[None, None]:
     """Returns the addition of a constant vector that is the only reader of the node's output, if any."""
-    uses = node.outputs[0].uses()
+    uses = tuple(node.outputs[0].uses())
     if len(uses) != 1 or uses[0].node.op_type != "Add":
         return None, None
-    add = uses[0].node
-    other = add.inputs[1 - uses[0].idx]
+    add, index = uses[0]
+    other = add.inputs[1 - index]
     if other is None or other.const_value is None or len(other.const_value.shape) != 1:
         return None, None
     return add, other

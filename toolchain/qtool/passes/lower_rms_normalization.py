@@ -20,6 +20,7 @@ class LowerRmsNormalization(ir.passes.InPlacePass):
         self._needed = not capabilities.supports_rms_normalization
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Writes out every RMSNormalization, if the provider needs that."""
         nodes = [node for node in model.graph if node.op_type == "RMSNormalization"] if self._needed else []
         for node in nodes:
             _lower(model.graph, node)

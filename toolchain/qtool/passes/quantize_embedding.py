@@ -23,9 +23,14 @@ class QuantizeEmbedding(ir.passes.InPlacePass):
         self._scheme = scheme_for(target, Role.EMBEDDING)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Replaces every lookup whose scheme is integer."""
         changed = False
         for node in list(model.graph):
-            table = node.inputs[0].const_value if node.op_type == "Gather" and node.inputs[0] is not None else None
+            table = (
+                node.inputs[0].const_value
+                if node.op_type == "Gather" and node.inputs[0] is not None
+                else None
+            )
             if not isinstance(table, StoredTensor) or not isinstance(table.storage, FloatStorage):
                 continue
             if self._scheme.is_integer and len(table.shape) == 2:
@@ -38,7 +43,8 @@ class QuantizeEmbedding(ir.passes.InPlacePass):
         name = node.name or "embedding"
         parts = ["q", "scale"] if self._scheme.symmetric else ["q", "scale", "zero_point"]
         values = [
-            add_initializer(graph, StoredTensor(f"{name}.{part}", storage, index)) for index, part in enumerate(parts)
+            add_initializer(graph, StoredTensor(f"{name}.{part}", storage, index))
+            for index, part in enumerate(parts)
         ]
         (output,) = append_node(
             graph,

@@ -21,6 +21,7 @@ class QuantizeLinear(ir.passes.InPlacePass):
         self._capabilities = capabilities
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Replaces every linear layer whose scheme is integer."""
         changed = False
         for linear in linears(model.graph):
             role = role_of(linear.storage.weight.name)
@@ -55,4 +56,6 @@ class QuantizeLinear(ir.passes.InPlacePass):
         (output,) = append_node(
             graph, name, "MatMulNBits", inputs, 1, domain=MICROSOFT, attributes=attributes, before=linear.node
         )
-        replace(graph, linear.output, output, [linear.node] if linear.add is None else [linear.add, linear.node])
+        replace(
+            graph, linear.output, output, [linear.node] if linear.add is None else [linear.add, linear.node]
+        )

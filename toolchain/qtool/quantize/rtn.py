@@ -32,8 +32,8 @@ def quantize(weights: FloatArray, scheme: Scheme, scale_type: npt.DTypeLike = np
     """Quantizes rows of a matrix; every row is independent of the others.
 
     Symmetric: the value with the largest magnitude is mapped to the end of the range that has one more step
-    (0, that is -2**(bits-1) from the middle), so its sign decides the sign of the scale. Asymmetric: the range
-    from minimum to maximum, widened to include zero, is mapped to [0, 2**bits - 1], and zero is exact.
+    (0, that is -2**(bits-1) from the middle), so its sign decides the sign of the scale. Asymmetric: the
+    range from minimum to maximum, widened to include zero, is mapped to [0, 2**bits - 1], and zero is exact.
 
     Args:
         weights: float32 (rows, in_features); in_features is a multiple of the group size; finite.
@@ -51,7 +51,9 @@ def quantize(weights: FloatArray, scheme: Scheme, scale_type: npt.DTypeLike = np
         offset = np.full_like(lowest, scheme.middle)
     else:
         lowest, highest = np.minimum(lowest, 0), np.maximum(highest, 0)
-        scale = ((highest - lowest) / np.float32(scheme.maximum)).astype(scale_type)
+        steps = np.float32(scheme.maximum)
+        # Divided one by one, because the difference of two huge values overflows.
+        scale = (highest / steps - lowest / steps).astype(scale_type)
         offset = np.rint(-lowest * _inverse(scale))
         np.clip(offset, 0, scheme.maximum, out=offset)
     scaled = groups * _inverse(scale)[..., None]
@@ -64,7 +66,9 @@ def quantize(weights: FloatArray, scheme: Scheme, scale_type: npt.DTypeLike = np
 
 def dequantize(quantized: Quantized, scheme: Scheme) -> FloatArray:
     """Returns the float32 weights (rows, in_features) that the integers stand for."""
-    zero_point = scheme.middle if quantized.zero_point is None else quantized.zero_point[..., None].astype(np.float32)
+    zero_point = (
+        scheme.middle if quantized.zero_point is None else quantized.zero_point[..., None].astype(np.float32)
+    )
     values = (quantized.q.astype(np.float32) - zero_point) * quantized.scale[..., None].astype(np.float32)
     return np.asarray(values.reshape(values.shape[0], -1), dtype=np.float32)
 

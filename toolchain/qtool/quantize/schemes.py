@@ -21,9 +21,9 @@ class Role(StrEnum):
 class Scheme:
     """Bits and grouping of one matrix of shape (out_features, in_features).
 
-    For 4 and 8 bits, `group_size` weights along the input dimension share a scale and, unless `symmetric`, a
-    zero point: weight = (q - zero_point) * scale, with q in [0, 2**bits - 1]. A symmetric scheme has the fixed
-    zero point 2**(bits - 1). 16 and 32 bits are plain floats without groups.
+    For 4 and 8 bits, `group_size` weights along the input dimension share a scale and, unless `symmetric`,
+    a zero point: weight = (q - zero_point) * scale, with q in [0, 2**bits - 1]. A symmetric scheme has the
+    fixed zero point 2**(bits - 1). 16 and 32 bits are plain floats without groups.
     """
 
     bits: int

@@ -13,7 +13,7 @@ from qtool.errors import UnsupportedModelError
 from qtool.quantize import rtn
 from qtool.quantize.packing import pack
 from qtool.quantize.schemes import Scheme
-from qtool.storage import Part, finite_rows
+from qtool.storage import Part, usable_rows
 
 
 @dataclass(frozen=True)
@@ -31,17 +31,19 @@ class IntegerStorage:
     def __post_init__(self) -> None:
         if self.weight.shape[1] % self.scheme.group_size:
             raise UnsupportedModelError(
-                f"the tensor {self.weight.name} has {self.weight.shape[1]} input features, which the group size"
-                f" {self.scheme.group_size} does not divide",
+                f"the tensor {self.weight.name} has {self.weight.shape[1]} input features, which the group"
+                f" size {self.scheme.group_size} does not divide",
                 hint="Choose a target with another group size (16, 32, 64 or 128).",
             )
 
     @property
     def key(self) -> str:
+        """See `qtool.storage.Storage`."""
         return f"{self.weight.name}:{self.scheme}:{self.scale_type.name}"
 
     @property
     def parts(self) -> tuple[Part, ...]:
+        """See `qtool.storage.Storage`."""
         rows, columns = self.weight.shape
         bits, groups = self.scheme.bits, columns // self.scheme.group_size
         integers = Part(ir.DataType.UINT8, (rows, columns * bits // 8))
@@ -51,7 +53,8 @@ class IntegerStorage:
         return integers, scales, Part(ir.DataType.UINT8, (rows, -(-groups * bits // 8)))
 
     def compute(self, start: int, stop: int) -> tuple[npt.NDArray[Any], ...]:
-        rows = finite_rows(self.weight, start, stop)
+        """See `qtool.storage.Storage`."""
+        rows = usable_rows(self.weight, start, stop, self.scale_type)
         q, scale, zero_point = rtn.quantize(rows, self.scheme, self.scale_type.numpy())
         packed = pack(q.reshape(len(rows), -1), self.scheme.bits)
         if zero_point is None:

@@ -1,0 +1,305 @@
+"""Prefill and decode rate, load time and memory of qtool's runtime, against other engines, in one run.
+
+    python tests/bench/decode.py ARTIFACT --llama-python PYTHON --llama-gguf model-q4_0.gguf
+
+Engines, each in a process of its own (see engines.py):
+
+- qtool: `qtool_runtime` with `--threads` threads;
+- genai: onnxruntime-genai's Generator over the *same artifact*, with as many threads (a copy of
+  genai_config.json says so; the weights are linked);
+- genai-default: the same with the artifact's genai_config.json as it is;
+- llama: llama.cpp through llama-cpp-python over a GGUF file of the same model (requantize.py makes one).
+
+Rounds are interleaved: in every round each engine reads a prompt of 128 tokens, generates 128 tokens after
+it, and reads a prompt of 512; the order rotates. Compared are medians of the ratios of one round, because the
+machine's speed drifts more between rounds than between engines. The time to the first token counts as
+prefill. qtool's decode time includes text output, that of the others does not.
+
+Load time is that of a fresh process with the files in the page cache, without the imports, median of
+`--loads`; memory is VmRSS after loading (of which anonymous: what the kernel cannot drop), and VmHWM after
+the rounds, both with the interpreter and the tokenizer.
+
+The read-bandwidth limit is measured between the engines of the same rounds: as many threads as the engines
+have, each with a dot product of a 256 MB float32 vector with itself (one stream of reads, no writes, far
+beyond any cache). The fraction is weight bytes that a token reads * tokens per second / the best bandwidth of
+all rounds. Weight bytes are the artifact's matrices but for the embedding, of which a token reads one row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from measure import MEGABYTE, argument_parser, finish, paired_ratio, say
+
+HERE = Path(__file__).resolve().parent
+PROMPTS = (128, 512)
+TOKENS = 128
+PAUSE_SECONDS = 0.3
+"""Between two measurements: the threads of the engine before keep spinning for a while."""
+
+
+@dataclass
+class Contender:
+    """An engine with its model, and what has been measured of it."""
+
+    label: str
+    command: list[str]
+    loads: list[float] = field(default_factory=list)
+    imports: list[float] = field(default_factory=list)
+    memory: dict[str, int] = field(default_factory=dict)
+    peak: int = 0
+    prefill: dict[int, list[float]] = field(default_factory=lambda: {count: [] for count in PROMPTS})
+    decode: list[float] = field(default_factory=list)
+
+    def summary(self) -> dict[str, Any]:
+        """Returns medians: seconds, bytes, tokens per second."""
+        return {
+            "import_seconds": statistics.median(self.imports),
+            "load_seconds": statistics.median(self.loads),
+            "resident_bytes": self.memory["resident"],
+            "anonymous_bytes": self.memory["anonymous"],
+            "peak_bytes": self.peak,
+            "decode_rate": statistics.median(self.decode),
+            **{f"prefill_rate_{count}": statistics.median(rates) for count, rates in self.prefill.items()},
+        }
+
+
+class Worker:
+    """A running engine process."""
+
+    def __init__(self, contender: Contender) -> None:
+        self._process = subprocess.Popen(
+            contender.command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self.started: dict[str, Any] = self._answer()
+
+    def ask(self, **request: object) -> dict[str, Any]:
+        """Sends a request and waits for its answer."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def close(self) -> None:
+        """Ends the process."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"failed, run it by hand: {' '.join(map(str, self._process.args))}")  # type: ignore[arg-type]
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+@contextmanager
+def started(contender: Contender) -> Iterator[Worker]:
+    """Starts an engine, and ends it."""
+    worker = Worker(contender)
+    try:
+        yield worker
+    finally:
+        worker.close()
+
+
+def with_threads(artifact: Path, folder: Path, threads: int) -> Path:
+    """Links an artifact's files, but for a configuration that tells onnxruntime-genai its threads."""
+    folder.mkdir()
+    for path in artifact.iterdir():
+        (folder / path.name).hardlink_to(path.resolve())
+    config = folder / "genai_config.json"
+    document = json.loads(config.read_text())
+    document["model"]["decoder"].setdefault("session_options", {})["intra_op_num_threads"] = threads
+    config.unlink()
+    config.write_text(json.dumps(document, indent=2))
+    return folder
+
+
+def bytes_per_token(artifact: Path) -> int:
+    """Returns how many bytes of weights each decoded token reads."""
+    manifest = json.loads((artifact / "manifest.json").read_text())
+    groups = {group["group"]: group["bytes"] for group in manifest["quantization"]}
+    return sum(size for name, size in groups.items() if name != "embedding")
+
+
+def bandwidth_meter(threads: int) -> Callable[[], float]:
+    """Returns a function that measures the read bandwidth of this process's threads, in bytes a second."""
+    # One thread per call: numpy's BLAS would start its own.
+    for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[variable] = "1"
+    from concurrent.futures import ThreadPoolExecutor
+
+    import numpy as np
+
+    vectors = [np.ones(64_000_000, np.float32) for _ in range(threads)]
+    pool = ThreadPoolExecutor(threads)
+
+    def measure() -> float:
+        begin = time.perf_counter()
+        list(pool.map(lambda vector: np.dot(vector, vector), vectors))
+        return sum(vector.nbytes for vector in vectors) / (time.perf_counter() - begin)
+
+    return measure
+
+
+def run(
+    contenders: Sequence[Contender], rounds: int, loads: int, bandwidth: Callable[[], float]
+) -> list[float]:
+    """Measures everything, and returns the bandwidth of each round."""
+    for attempt in range(loads + 1):
+        for contender in contenders:
+            with started(contender) as worker:
+                if attempt:  # the first fills the page cache
+                    contender.loads.append(worker.started["load"])
+                    contender.imports.append(worker.started["import"])
+        say(f"load {attempt} of {loads}")
+    limits = []
+    with ExitStack() as stack:
+        workers = [stack.enter_context(started(contender)) for contender in contenders]
+        for contender, worker in zip(contenders, workers, strict=True):
+            contender.memory = worker.started["memory"]
+            worker.ask(prompt=PROMPTS[0], tokens=8)
+        for number in range(rounds):
+            limits.append(bandwidth())
+            for index in range(len(contenders)):
+                at = (index + number) % len(contenders)
+                measure_round(contenders[at], workers[at])
+            say(
+                f"round {number + 1} of {rounds}: bandwidth {limits[-1] / 1e9:.1f} GB/s, decode "
+                + ", ".join(f"{contender.label} {contender.decode[-1]:.1f}" for contender in contenders)
+            )
+        for contender, worker in zip(contenders, workers, strict=True):
+            contender.peak = worker.ask(memory=True)["peak"]
+    return limits
+
+
+def measure_round(contender: Contender, worker: Worker) -> None:
+    """Adds one round of rates."""
+    time.sleep(PAUSE_SECONDS)
+    short = worker.ask(prompt=PROMPTS[0], tokens=TOKENS)
+    long = worker.ask(prompt=PROMPTS[1], tokens=1)
+    contender.decode.append(TOKENS / short["decode"])
+    contender.prefill[PROMPTS[0]].append(PROMPTS[0] / short["prefill"])
+    contender.prefill[PROMPTS[1]].append(PROMPTS[1] / long["prefill"])
+
+
+def ratios(contenders: Sequence[Contender]) -> dict[str, Any]:
+    """Returns the first contender's rates over those of each other one, round by round."""
+    ours, *others = contenders
+    return {
+        other.label: {
+            "decode": paired_ratio(ours.decode, other.decode),
+            **{
+                f"prefill_{count}": paired_ratio(ours.prefill[count], other.prefill[count])
+                for count in PROMPTS
+            },
+            "load_time": statistics.median(ours.loads) / statistics.median(other.loads),
+        }
+        for other in others
+    }
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("artifact", type=Path, help="folder that qtool build wrote")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--loads", type=int, default=3)
+    parser.add_argument(
+        "--engines", default="qtool,genai,genai-default,llama", help="which, separated by commas"
+    )
+    parser.add_argument("--genai-python", default=sys.executable, help="interpreter with onnxruntime-genai")
+    parser.add_argument("--llama-python", help="interpreter with llama-cpp-python; no llama without it")
+    parser.add_argument("--llama-gguf", type=Path, help="GGUF file of the same model, such as Q4_0")
+    return parser.parse_args()
+
+
+def contenders_of(arguments: argparse.Namespace, folder: Path) -> list[Contender]:
+    """Returns the engines that were asked for and can run."""
+    script, threads = str(HERE / "engines.py"), str(arguments.threads)
+    artifact = arguments.artifact.resolve()
+    commands = {
+        "qtool": [sys.executable, script, "qtool", str(artifact), threads],
+        "genai": [
+            arguments.genai_python,
+            script,
+            "genai",
+            str(with_threads(artifact, folder / "artifact", arguments.threads)),
+            threads,
+        ],
+        "genai-default": [arguments.genai_python, script, "genai", str(artifact), "0"],
+    }
+    if arguments.llama_python and arguments.llama_gguf:
+        commands["llama"] = [arguments.llama_python, script, "llama", str(arguments.llama_gguf), threads]
+    chosen = arguments.engines.split(",")
+    return [Contender(label, command) for label, command in commands.items() if label in chosen]
+
+
+def main() -> None:
+    """Measures and prints."""
+    arguments = parse_arguments()
+    # Beside the artifact, because links cannot leave its file system.
+    with tempfile.TemporaryDirectory(dir=arguments.artifact.resolve().parent) as folder:
+        contenders = contenders_of(arguments, Path(folder))
+        bandwidth = bandwidth_meter(arguments.threads)
+        limits = run(contenders, arguments.rounds, arguments.loads, bandwidth)
+    weight_bytes = bytes_per_token(arguments.artifact)
+    fractions = [rate * weight_bytes / max(limits) for rate in contenders[0].decode]
+    results = {contender.label: contender.summary() for contender in contenders}
+    compared = ratios(contenders)
+    report(results, compared)
+    fraction = statistics.median(fractions)
+    percent = f"{100 * fraction:.0f} % of the limit"
+    say(f"{contenders[0].label} reads {weight_bytes / MEGABYTE:.0f} MB a token: {percent}")
+    finish(
+        {
+            "threads": arguments.threads,
+            "rounds": arguments.rounds,
+            "engines": results,
+            "ratios": compared,
+            "bandwidth": {"best": max(limits), "median": statistics.median(limits), "low": min(limits)},
+            "weight_bytes_per_token": weight_bytes,
+            "bandwidth_fraction": fraction,
+        }
+    )
+
+
+def report(results: dict[str, dict[str, Any]], compared: dict[str, Any]) -> None:
+    """Prints the tables for people."""
+    say("engine         prefill 128  prefill 512  decode tok/s   load s  resident MB (anonymous)  peak MB")
+    for label, result in results.items():
+        say(
+            f"{label:13} {result['prefill_rate_128']:12.1f} {result['prefill_rate_512']:12.1f}"
+            f" {result['decode_rate']:13.1f} {result['load_seconds']:8.2f}"
+            f" {result['resident_bytes'] / MEGABYTE:12.0f} ({result['anonymous_bytes'] / MEGABYTE:.0f})"
+            f" {result['peak_bytes'] / MEGABYTE:14.0f}"
+        )
+    for label, ratio in compared.items():
+        for what in ("decode", "prefill_128", "prefill_512"):
+            part = ratio[what]
+            spread = f"rounds {part['low']:.3f} to {part['high']:.3f}"
+            say(f"ours / {label}, {what}: {part['median']:.3f} ({spread})")
+
+
+if __name__ == "__main__":
+    main()

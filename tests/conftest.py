@@ -1,0 +1,42 @@
+"""What several folders of tests share: tiny checkpoints, artifacts built from them, golden files."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import qtool
+from support.fixtures import Artifacts, Checkpoints
+from support.tiny import TinyCheckpoint, write_tiny_checkpoint
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--update-goldens", action="store_true", help="write tests/golden anew instead of comparing with it"
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
+    """`tiny_checkpoint("qwen3", tied=False)`: one folder for each combination; read-only."""
+
+    @cache
+    def checkpoint(architecture: str = "qwen2", tied: bool = True) -> TinyCheckpoint:
+        folder = tmp_path_factory.mktemp("checkpoint") / f"tiny-{architecture}"
+        return write_tiny_checkpoint(folder, architecture=architecture, tied=tied)
+
+    return checkpoint
+
+
+@pytest.fixture(scope="session")
+def tiny_artifact(tiny_checkpoint: Checkpoints, tmp_path_factory: pytest.TempPathFactory) -> Artifacts:
+    """`tiny_artifact("x64-int4", "qwen3", tied=False)`: built once for each combination; read-only."""
+
+    @cache
+    def artifact(target: str, architecture: str = "qwen2", tied: bool = True) -> Path:
+        source = tiny_checkpoint(architecture, tied=tied).folder
+        return qtool.build(source, target=target, output=tmp_path_factory.mktemp("artifact") / target).path
+
+    return artifact

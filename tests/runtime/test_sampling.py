@@ -1,0 +1,170 @@
+"""Sampling against slow, obvious references."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from qtool_runtime.errors import GenerationError
+from qtool_runtime.sampling import Sampler, SamplingOptions, keep_top_k, keep_top_p, penalize, sample
+
+LOGITS = hnp.arrays(
+    np.float32,
+    st.integers(1, 60),
+    elements=st.integers(-8, 8).map(lambda value: value / 2) | st.floats(-50, 50, width=32),
+)
+"""Halves, so that equal values are common, and anything else."""
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    weights = np.exp(logits.astype(np.float64) - logits.max())
+    return weights / weights.sum()
+
+
+def generator(seed: int = 0) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(seed))
+
+
+@given(LOGITS)
+def test_greedy_takes_the_lowest_id_of_the_largest(logits: np.ndarray) -> None:
+    best = max(range(len(logits)), key=lambda token: (logits[token], -token))
+    for options in (SamplingOptions(), SamplingOptions(temperature=0.5, top_k=1)):
+        assert sample(logits, options, generator()) == best
+
+
+@given(LOGITS, st.integers(0, 70))
+def test_top_k_keeps_what_a_full_sort_would(logits: np.ndarray, top_k: int) -> None:
+    order = sorted(range(len(logits)), key=lambda token: (-logits[token], token))
+    ids, kept = keep_top_k(logits, top_k)
+    assert ids.tolist() == sorted(order[: top_k or None])
+    assert kept.tolist() == logits[ids].tolist()
+
+
+@given(st.integers(0, 2**32), st.integers(1, 2000), st.integers(1, 40), st.sampled_from([0, 1, 5]))
+def test_top_k_of_many_logits(seed: int, size: int, top_k: int, decimals: int) -> None:
+    """Enough of them that they are folded into columns; rounded, so that many are equal."""
+    logits = generator(seed).normal(0, 2, size).astype(np.float32).round(decimals)
+    order = np.argsort(-logits, kind="stable")
+    assert keep_top_k(logits, top_k)[0].tolist() == sorted(order[:top_k].tolist())
+
+
+@given(LOGITS, st.floats(0.001, 1))
+def test_top_p_keeps_the_fewest_that_reach_it(logits: np.ndarray, top_p: float) -> None:
+    weights = np.exp(logits - logits.max())
+    ids, kept = keep_top_p(np.arange(len(weights)), weights, top_p)
+    share = weights.astype(np.float64) / weights.sum(dtype=np.float64)
+    assert kept.tolist() == weights[ids].tolist()
+    assert share[ids].sum() >= top_p - 1e-6
+    assert share[ids].sum() - share[ids].min() < top_p + 1e-6  # without the least likely it does not reach
+    others = np.delete(share, ids)
+    assert not others.size or others.max() <= share[ids].min()
+    equal = np.flatnonzero(weights == kept.min())  # of equals, the lowest ids
+    assert np.isin(equal, ids).tolist() == sorted(np.isin(equal, ids).tolist(), reverse=True)
+
+
+@given(
+    LOGITS, st.floats(0.001, 100), st.integers(0, 70), st.floats(0.01, 1), st.floats(0, 1), st.integers(0, 9)
+)
+def test_draw_is_among_the_kept_and_repeatable(logits, temperature, top_k, top_p, min_p, seed) -> None:
+    options = SamplingOptions(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed)
+    before = logits.copy()
+    tokens = [Sampler(options).choose(logits) for _ in range(2)]
+    assert tokens[0] == tokens[1]
+    assert np.array_equal(logits, before)
+    assert tokens[0] in keep_top_k(logits, top_k)[0]
+    assert math.exp((logits[tokens[0]] - logits.max()) / temperature) >= min_p * (1 - 1e-5)
+
+
+def test_draws_follow_the_probabilities() -> None:
+    logits = np.array([1.0, 3.0, 2.0, -1.0, 2.5], np.float32)
+    cases = {
+        SamplingOptions(temperature=1.0): softmax(logits),
+        SamplingOptions(temperature=2.0): softmax(logits / 2),
+        SamplingOptions(temperature=1.0, top_k=3): softmax(np.where(logits >= 2, logits, -np.inf)),
+        # 0.46, 0.28, 0.17: two reach 0.7
+        SamplingOptions(temperature=1.0, top_p=0.7): softmax(np.where(logits >= 2.5, logits, -np.inf)),
+        SamplingOptions(temperature=1.0, min_p=0.5): softmax(np.where(logits >= 2.5, logits, -np.inf)),
+    }
+    random = generator(3)
+    for options, expected in cases.items():
+        drawn = np.bincount([sample(logits, options, random) for _ in range(20_000)], minlength=5) / 20_000
+        assert np.abs(drawn - expected).max() < 0.015, options  # four standard deviations
+        assert not drawn[expected == 0].any()
+
+
+def test_one_seed_gives_one_sequence_of_draws() -> None:
+    """Pinned: a change of the draw, or of its random numbers, is a change that users see."""
+    logits = np.linspace(0, 3, 1000, dtype=np.float32)
+    sampler = Sampler(SamplingOptions(temperature=1.0, top_k=50, top_p=0.9, seed=1234))
+    assert [sampler.choose(logits) for _ in range(6)] == [999, 972, 996, 967, 970, 960]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("temperature", [0, 0.7])
+def test_a_bad_logit_never_becomes_a_token(bad: float, temperature: float) -> None:
+    logits = np.zeros(100, np.float32)
+    logits[50] = bad
+    with pytest.raises(GenerationError, match=r"(nan|inf) as the logit of token 50"):
+        Sampler(SamplingOptions(temperature=temperature)).choose(logits)
+
+
+def test_masked_logits_are_never_drawn() -> None:
+    logits = np.full(100, -np.inf, np.float32)
+    logits[[3, 60]] = 1.0
+    for options in (SamplingOptions(), SamplingOptions(temperature=1.0, top_p=0.99, top_k=10)):
+        sampler = Sampler(options)
+        assert {sampler.choose(logits) for _ in range(50)} <= {3, 60}
+    with pytest.raises(GenerationError, match="-inf"):
+        Sampler(SamplingOptions()).choose(np.full(5, -np.inf, np.float32))
+
+
+@given(LOGITS, st.floats(0.01, 100), st.data())
+def test_penalty_divides_positive_and_multiplies_negative_logits(logits, penalty, data) -> None:
+    used = data.draw(st.lists(st.integers(0, len(logits) - 1), unique=True))
+    result = penalize(logits, np.array(used, np.int64), penalty)
+    for token, value in enumerate(logits):
+        expected = value if token not in used else value / penalty if value > 0 else value * penalty
+        assert result[token] == pytest.approx(expected, rel=1e-6)
+
+
+def test_penalty_counts_the_prompt_and_the_answer() -> None:
+    logits = np.array([5.0, 4.0, 3.9, 1.0], np.float32)
+    sampler = Sampler(SamplingOptions(repetition_penalty=2.0), prompt=[0, 0])
+    assert [sampler.choose(logits) for _ in range(3)] == [
+        1,
+        2,
+        0,
+    ]  # 2.5 4 3.9, then 2.5 2 3.9, then 2.5 2 1.95
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("temperature", value) for value in (-1, math.nan, math.inf, "0.7", True, None, 1e-9, 101, [1.0])),
+        *(("top_k", value) for value in (-1, 1.5, True, None, "20")),
+        *(("top_p", value) for value in (0, -0.1, 1.01, math.nan, None, True)),
+        *(("min_p", value) for value in (-0.1, 1.01, math.nan, None)),
+        *(("repetition_penalty", value) for value in (0, -1, math.nan, math.inf, None)),
+        *(("seed", value) for value in (-1, 2**64, 1.0, True, "1")),
+    ],
+)
+def test_bad_options_are_refused_by_name(name: str, value: object) -> None:
+    with pytest.raises(GenerationError) as caught:
+        SamplingOptions(**{name: value})
+    assert caught.value.message.startswith(f"{name} is {value!r}; valid: ")
+
+
+def test_extreme_but_valid_options_work_on_a_whole_vocabulary() -> None:
+    logits = generator().normal(0, 30, 151_936).astype(np.float32)
+    for options in (
+        SamplingOptions(temperature=0.001, seed=0),
+        SamplingOptions(temperature=100, seed=0),
+        SamplingOptions(temperature=100, top_p=1e-9, seed=0),
+        SamplingOptions(temperature=100, top_k=10**12, top_p=0.999999, min_p=1.0, seed=2**64 - 1),
+    ):
+        assert 0 <= Sampler(options).choose(logits) < 151_936

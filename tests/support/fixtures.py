@@ -1,0 +1,13 @@
+"""Types of the fixtures in tests/conftest.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from support.tiny import TinyCheckpoint
+
+Checkpoints = Callable[..., TinyCheckpoint]
+"""`tiny_checkpoint(architecture, tied=...)`"""
+Artifacts = Callable[..., Path]
+"""`tiny_artifact(target, architecture, tied=...)`"""
