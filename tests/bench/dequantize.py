@@ -12,7 +12,6 @@ measure that. `--dtype F16` halves the size where that does not matter.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterator
 from math import prod

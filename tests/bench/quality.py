@@ -17,7 +17,6 @@ window for the reference and one artifact (311 MB each at 512 tokens of a vocabu
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 from collections.abc import Sequence

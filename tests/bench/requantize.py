@@ -11,7 +11,6 @@ that.
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 from pathlib import Path
 

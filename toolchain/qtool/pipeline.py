@@ -37,6 +37,7 @@ class Job:
     checkpoint: Checkpoint
     target: Target
     context: int
+    exporter: str
     output: Path
     plan: Plan
 
@@ -83,15 +84,8 @@ def build(
         QtoolError: one of its subclasses says what is wrong, and what to do.
         TargetError: the target is unknown or malformed.
     """
-    jobs = plan_jobs(model, [target], output=output, context=context, threads=threads)
-    artifacts = run_jobs(
-        jobs,
-        exporter=exporter,
-        force=force,
-        ignore_budget=ignore_budget,
-        threads=threads,
-        progress=progress,
-    )
+    jobs = plan_jobs(model, [target], output=output, context=context, exporter=exporter, threads=threads)
+    artifacts = run_jobs(jobs, force=force, ignore_budget=ignore_budget, threads=threads, progress=progress)
     return artifacts[0]
 
 
@@ -101,6 +95,7 @@ def plan_jobs(
     *,
     output: str | Path | None = None,
     context: int | None = None,
+    exporter: str = "native",
     threads: int | None = None,
     plan_only: bool = False,
 ) -> list[Job]:
@@ -109,6 +104,8 @@ def plan_jobs(
     With several targets, `output` is the parent of the folders NAME-TARGET. With `plan_only`, a folder that
     holds a config.json and no weights will do; such jobs cannot be run.
     """
+    if exporter not in EXPORTERS:
+        raise QtoolError(f"unknown exporter {exporter!r}; known: {', '.join(EXPORTERS)}")
     checkpoint = _open(model, plan_only)
     # Every artifact of the run needs these; the hashes take a pass over the whole source.
     checkpoint = replace(
@@ -121,23 +118,21 @@ def plan_jobs(
         folder = Path(f"{checkpoint.name}-{target.name}")
         if output is not None:
             folder = Path(output) / folder if len(targets) > 1 else Path(output)
-        plan = make_plan(checkpoint.config, target, tokens, checkpoint.tokenizer_bytes, _threads(threads))
-        jobs.append(Job(checkpoint, target, tokens, folder, plan))
+        size = checkpoint.tokenizer_bytes
+        plan = make_plan(checkpoint.config, target, tokens, size, _threads(threads), exporter=exporter)
+        jobs.append(Job(checkpoint, target, tokens, exporter, folder, plan))
     return jobs
 
 
 def run_jobs(
     jobs: Sequence[Job],
     *,
-    exporter: str = "native",
     force: bool = False,
     ignore_budget: bool = False,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> list[Artifact]:
     """Builds planned artifacts of one model in one pass over its weights."""
-    if exporter not in EXPORTERS:
-        raise QtoolError(f"unknown exporter {exporter!r}; known: {', '.join(EXPORTERS)}")
     for job in jobs:
         check_destination(job.output, force)
         if not ignore_budget:
@@ -152,9 +147,10 @@ def run_jobs(
         report("export", 0, 0)
         packages = []
         for job in jobs:
-            graph = export(job.checkpoint, job.target, job.context, exporter)
-            passes_for(job.target)(graph)
-            package = Package(job.checkpoint, job.target, job.context, exporter, graph)
+            graph = export(job.checkpoint, job.target, job.context, job.exporter)
+            for rewrite in passes_for(job.target):
+                rewrite(graph)
+            package = Package(job.checkpoint, job.target, job.context, job.exporter, graph)
             packages.append((package, stack.enter_context(package.folder(job.output, force=force))))
         Package.write_weights(
             packages, _threads(threads), lambda done, total: report("quantize", done, total)

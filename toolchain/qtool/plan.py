@@ -11,7 +11,7 @@ from math import prod
 from typing import Any
 
 from qtool.checkpoint.config import QwenConfig
-from qtool.checkpoint.layout import weight_shapes
+from qtool.checkpoint.layout import EMBEDDING, LM_HEAD, weight_shapes
 from qtool.errors import BudgetError
 from qtool.quantize.schemes import Role, Scheme, role_of, scheme_for
 from qtool_runtime.manifest import MemoryPlan
@@ -22,6 +22,9 @@ _FLOAT_BYTES = {"float32": 4, "float16": 2}
 # Measured with tests/bench/build.py and tests/bench/memory.py; see tests/bench/NOTES.md.
 _GRAPH_BYTES, _GRAPH_BYTES_PER_LAYER = 14_000, 11_500
 """Size of model.onnx, manifest.json and the configuration files."""
+_OPTIMUM_GRAPH_BYTES_PER_LAYER = 31_000
+_TORCH_BYTES, _TRACED_EMBEDDINGS = 250_000_000, 3.4
+"""Of the exporter `optimum`: torch and transformers, and copies of the embedding at the peak."""
 _BUILD_BASE_BYTES = 180_000_000
 """Python, numpy, onnx_ir and the tokenizer during a build."""
 _BUILD_BYTES_PER_THREAD = 24_000_000
@@ -29,7 +32,9 @@ _BUILD_BYTES_PER_THREAD = 24_000_000
 _RUNTIME_BYTES = 90_000_000
 """Python, onnxruntime, numpy and the tokenizer on the device."""
 _PREFILL_CHUNK = 512
-"""Most tokens that one step of the runtime computes (`qtool_runtime.session`)."""
+"""Most tokens that one step of the runtime computes (`qtool_runtime.graph`)."""
+_PREFILL_CHUNK_ALL_LOGITS = 64
+"""The same for graphs that return logits for every token."""
 _PACKING_FACTOR = 1.35
 """Peak of memory for weights at load over their size: ONNX Runtime repacks matrices one after another into
 buffers of its own while the file's pages are still resident."""
@@ -76,7 +81,15 @@ class Plan:
         )
 
 
-def make_plan(config: QwenConfig, target: Target, context: int, tokenizer_bytes: int, threads: int) -> Plan:
+def make_plan(
+    config: QwenConfig,
+    target: Target,
+    context: int,
+    tokenizer_bytes: int,
+    threads: int,
+    *,
+    exporter: str = "native",
+) -> Plan:
     """Predicts what building `config` for `target` takes.
 
     Args:
@@ -85,16 +98,29 @@ def make_plan(config: QwenConfig, target: Target, context: int, tokenizer_bytes:
         context: tokens to plan the KV cache for.
         tokenizer_bytes: size of the tokenizer's files.
         threads: threads of the build.
+        exporter: "native" or "optimum".
     """
+    optimum = exporter == "optimum"
     float_bytes = _FLOAT_BYTES[target.precision.activations]
     weights = sum(size for _, size in stored_sizes(config, target))
-    rotary = context * config.head_dim * float_bytes
-    graph = _GRAPH_BYTES + _GRAPH_BYTES_PER_LAYER * config.num_hidden_layers
+    rotary = 0 if optimum else context * config.head_dim * float_bytes
+    graph_bytes_per_layer = _OPTIMUM_GRAPH_BYTES_PER_LAYER if optimum else _GRAPH_BYTES_PER_LAYER
+    graph = _GRAPH_BYTES + graph_bytes_per_layer * config.num_hidden_layers
     artifact = weights + rotary + graph + tokenizer_bytes
     per_token = kv_bytes_per_token(config, target)
-    device = device_memory(config, target, context, weights + rotary)
+    device = device_memory(config, target, context, weights + rotary, concatenates=optimum)
     build_memory = _BUILD_BASE_BYTES + threads * _BUILD_BYTES_PER_THREAD + 4 * tokenizer_bytes
+    if optimum:
+        build_memory += _trace_memory(config, float_bytes)
     return Plan(target.name, context, artifact, artifact, build_memory, per_token, device)
+
+
+def _trace_memory(config: QwenConfig, float_bytes: int) -> int:
+    """Predicts what torch takes for a trace: it keeps a copy of every matrix and several of the embedding."""
+    shapes = weight_shapes(config)
+    embedding = prod(shapes[EMBEDDING])
+    others = sum(prod(shape) for name, shape in shapes.items() if name not in (EMBEDDING, LM_HEAD))
+    return _TORCH_BYTES + int((_TRACED_EMBEDDINGS * embedding + others) * float_bytes)
 
 
 def stored_sizes(config: QwenConfig, target: Target) -> Iterator[tuple[str, int]]:
@@ -122,7 +148,9 @@ def kv_bytes_per_token(config: QwenConfig, target: Target) -> int:
     return heads * config.head_dim * _FLOAT_BYTES[target.precision.kv_cache]
 
 
-def device_memory(config: QwenConfig, target: Target, context: int, data_bytes: int) -> MemoryPlan:
+def device_memory(
+    config: QwenConfig, target: Target, context: int, data_bytes: int, *, concatenates: bool = False
+) -> MemoryPlan:
     """Plans the device's memory at the default context.
 
     Args:
@@ -130,13 +158,22 @@ def device_memory(config: QwenConfig, target: Target, context: int, data_bytes: 
         target: the profile.
         context: tokens in the KV cache.
         data_bytes: size of the artifact's data file.
+        concatenates: the graph returns longer keys and values instead of updating them in place, computes
+            attention in basic operators, and returns logits for every token.
     """
     weights = int(data_bytes * _PACKING_FACTOR)
     cache = context * kv_bytes_per_token(config, target)
     float_bytes = _FLOAT_BYTES[target.precision.activations]
     # The widest moment of a prefill step: residual, gate, up and their product, all for one chunk.
     width = 2 * config.hidden_size + 3 * config.intermediate_size
-    activations = min(_PREFILL_CHUNK, context) * width * float_bytes + config.vocab_size * 4
+    chunk, logits_rows = min(_PREFILL_CHUNK, context), 1
+    attention = 0
+    if concatenates:
+        cache *= 2  # the last run's and this run's exist at the same time
+        chunk = logits_rows = min(_PREFILL_CHUNK_ALL_LOGITS, context)
+        # Scores (three in a row), and one layer's keys and values repeated for every query head.
+        attention = config.num_attention_heads * context * (3 * chunk + 2 * config.head_dim) * float_bytes
+    activations = chunk * width * float_bytes + logits_rows * config.vocab_size * 4 + attention
     return MemoryPlan(
         weights=weights,
         kv_cache=cache,

@@ -159,3 +159,47 @@ def test_a_token_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     path.write_bytes(content[:position] + b"H\xff" + content[position + 2 :])
     with pytest.raises(SourceError, match="not UTF-8"):
         open_checkpoint(str(path)).tokenizer_files()
+
+
+def test_the_official_qwen3_tokenizer_survives_a_conversion(tmp_path: Path, shared: Path) -> None:
+    """Its vocabulary as the usual converter writes it, around a tiny model; no real Qwen3 file is at hand."""
+    official_file = shared / "real-models" / "tokenizers" / "qwen3" / "tokenizer.json"
+    official = json.loads(official_file.read_text(encoding="utf-8"))
+    tokens = [f"[PAD{index}]" for index in range(151936)]
+    types = [UNUSED] * len(tokens)
+    for token, index in official["model"]["vocab"].items():
+        tokens[index], types[index] = token, NORMAL
+    for token in official["added_tokens"]:
+        looks_special = token["content"].startswith("<|")
+        tokens[token["id"]] = token["content"]
+        types[token["id"]] = CONTROL if looks_special else USER_DEFINED
+
+    def edit(writer: gguf.GGUFWriter) -> None:
+        set_vocabulary(writer, tokens, types)
+        merges = [" ".join(merge) for merge in official["model"]["merges"]]
+        replace(writer, "tokenizer.ggml.merges", merges, gguf.GGUFValueType.ARRAY)
+        writer.add_eos_token_id(151645)
+        writer.add_bos_token_id(151643)
+        writer.add_pad_token_id(151643)
+
+    written = write_tiny_gguf(
+        tmp_path / "a.gguf", architecture="qwen3", edit=edit, vocab_size=151936, num_hidden_layers=1
+    )
+    opened = open_checkpoint(str(written.path))
+    assert opened.config.eos_token_ids == (151645, 151643)
+    files = opened.tokenizer_files()
+    rebuilt, original = (
+        Tokenizer.from_buffer(files["tokenizer.json"]),
+        Tokenizer.from_file(str(official_file)),
+    )
+    assert rebuilt.get_vocab() == original.get_vocab()
+    text = (shared / "corpora" / "gutenberg-972-devils-dictionary.txt").read_text(encoding="utf-8")[:30_000]
+    for sample in (
+        text,
+        "<|im_start|>user\n你好<|im_end|>\n<think>\n\n</think>\n<tool_response>x</tool_response>",
+    ):
+        ids = rebuilt.encode(sample).ids
+        assert ids == original.encode(sample).ids
+        assert rebuilt.decode(ids) == original.decode(ids)
+    flags = {token["id"]: token["special"] for token in json.loads(files["tokenizer.json"])["added_tokens"]}
+    assert flags == {token["id"]: token["special"] for token in official["added_tokens"]}

@@ -50,6 +50,8 @@ def describe(
 ) -> Manifest:
     """Returns the manifest of an artifact whose files are already written."""
     config = checkpoint.config
+    cache = kv_cache(config, target, model)
+    concatenates = cache.update == "concatenate"
     return Manifest(
         format_version=FORMAT_VERSION,
         name=checkpoint.name,
@@ -61,8 +63,8 @@ def describe(
         files=files,
         operators=operator_sets(model),
         graph=graph_interface(model, target),
-        kv_cache=kv_cache(config, target, model),
-        memory=device_memory(config, target, context, layout.size),
+        kv_cache=cache,
+        memory=device_memory(config, target, context, layout.size, concatenates=concatenates),
         quantization=_quantization(layout, config),
         generation=generation,
         quality=None,
@@ -86,7 +88,10 @@ def _model_info(config: QwenConfig) -> ModelInfo:
 
 def _tools(exporter: str) -> dict[str, str]:
     """Versions of what shaped the bytes."""
-    return {"exporter": exporter} | {name: version(name) for name in ("qtool-edge", "onnx-ir", "numpy")}
+    packages = ["qtool-edge", "onnx-ir", "numpy"]
+    if exporter == "optimum":
+        packages += ["optimum", "optimum-onnx", "torch", "transformers"]
+    return {"exporter": exporter} | {name: version(name) for name in packages}
 
 
 def operator_sets(model: ir.Model) -> tuple[OperatorSet, ...]:

@@ -36,17 +36,17 @@ def config_from_json(config: Json, generation: Json | None = None) -> QwenConfig
     hidden, heads = _size(config, "hidden_size"), _size(config, "num_attention_heads")
     key_value_heads = _size(config, "num_key_value_heads")
     if heads % key_value_heads:
-        raise SourceError(
+        raise _contradiction(
             f"num_attention_heads is {heads}, not a multiple of num_key_value_heads, {key_value_heads}"
         )
     if config.get("head_dim") is None and hidden % heads:
-        raise SourceError(
+        raise _contradiction(
             f"hidden_size is {hidden}, which is not a multiple of num_attention_heads, {heads}, "
             "and there is no head_dim"
         )
     head_dim = hidden // heads if config.get("head_dim") is None else _size(config, "head_dim")
     if head_dim % 2:
-        raise SourceError(f"head_dim is {head_dim}; rotary positions need an even number")
+        raise _contradiction(f"head_dim is {head_dim}; rotary positions need an even number")
     vocabulary = _size(config, "vocab_size")
     sources = [generation or {}, config]
     return QwenConfig(
@@ -132,17 +132,18 @@ def _rope_theta(config: Json) -> float:
     if isinstance(parameters, dict) and parameters.get("rope_theta") is not None:
         theta = _number(parameters, "rope_theta")
         if config.get("rope_theta") is not None and _number(config, "rope_theta") != theta:
-            raise SourceError(f"rope_theta is {config['rope_theta']}, but rope_parameters says {theta}")
+            raise _contradiction(f"rope_theta is {config['rope_theta']}, but rope_parameters says {theta}")
         return theta
     return _number(config, "rope_theta")
 
 
+def _contradiction(message: str) -> SourceError:
+    return SourceError(message, hint="compare config.json with the one the model was published with")
+
+
 def _wrong(field: str, value: object, valid: str) -> SourceError:
     found = "is missing" if value is None else f"is {shown(value)}"
-    return SourceError(
-        f"{field} {found} in the model's configuration; it must be {valid}",
-        hint="compare config.json with the one the model was published with",
-    )
+    return _contradiction(f"{field} {found} in the model's configuration; it must be {valid}")
 
 
 def _size(config: Json, field: str) -> int:

@@ -48,6 +48,11 @@ def refuse_unreadable(path: Path, error: Exception) -> NoReturn:
     raise SourceError(f"cannot read {shown(str(path), 200)}: {reason}", hint=hint) from error
 
 
+def damaged(message: str) -> SourceError:
+    """Returns the error for a file whose content contradicts itself or its format."""
+    return SourceError(message, hint="the file is damaged or incomplete: download it again")
+
+
 @dataclass(frozen=True)
 class SourceFile:
     """A regular file that is read by position.
@@ -75,7 +80,9 @@ class SourceFile:
             refuse_unreadable(path, error)
         if not stat.S_ISREG(found.st_mode):
             what = "a folder" if stat.S_ISDIR(found.st_mode) else "a device, pipe or socket"
-            raise SourceError(f"{shown(str(path), 200)} is {what}, not a file")
+            raise SourceError(
+                f"{shown(str(path), 200)} is {what}, not a file", hint="give a folder or a GGUF file"
+            )
         return cls(path, found.st_size, found.st_mtime_ns)
 
     def read_into(self, target: memoryview, offset: int) -> None:
@@ -91,10 +98,9 @@ class SourceFile:
                 while filled < len(target):
                     count = stream.readinto(target[filled:])
                     if not count:
-                        raise SourceError(
+                        raise damaged(
                             f"{shown(str(self.path), 200)} ends at byte {self.size}, "
-                            f"but {offset + len(target)} were expected",
-                            hint="the file is truncated: download it again",
+                            f"but {offset + len(target)} were expected"
                         )
                     filled += count
         except (OSError, ValueError) as error:
@@ -110,7 +116,8 @@ class SourceFile:
         """Returns the whole file, or refuses one of more than `limit` bytes."""
         if self.size > limit:
             raise SourceError(
-                f"{shown(str(self.path), 200)} has {self.size} bytes; at most {limit} are accepted here"
+                f"{shown(str(self.path), 200)} has {self.size} bytes; at most {limit} are accepted here",
+                hint="compare it with the file that the model was published with",
             )
         return self.read(0, self.size)
 
@@ -150,11 +157,11 @@ def parse_json_object(data: bytes, what: str) -> dict[str, object]:
             data.decode("utf-8"), object_pairs_hook=_unique_keys, parse_constant=_refuse_constant
         )
     except RecursionError as error:
-        raise SourceError(f"{what} is not usable: its JSON is nested too deeply") from error
+        raise damaged(f"{what} is not usable: its JSON is nested too deeply") from error
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
-        raise SourceError(f"{what} is not valid JSON: {shown(str(error), 200)}") from error
+        raise damaged(f"{what} is not valid JSON: {shown(str(error), 200)}") from error
     if not isinstance(value, dict):
-        raise SourceError(f"{what} must hold a JSON object, not {type(value).__name__}")
+        raise damaged(f"{what} must hold a JSON object, not {type(value).__name__}")
     return value
 
 

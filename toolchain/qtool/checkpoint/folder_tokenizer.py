@@ -6,7 +6,14 @@ from collections.abc import Collection
 from pathlib import Path
 
 from qtool.checkpoint.config import QwenConfig
-from qtool.checkpoint.files import MAX_JSON_BYTES, SourceFile, parse_json_object, read_json_object, shown
+from qtool.checkpoint.files import (
+    MAX_JSON_BYTES,
+    SourceFile,
+    damaged,
+    parse_json_object,
+    read_json_object,
+    shown,
+)
 from qtool.checkpoint.tokenizer_json import check_tokenizer, generation_config_json
 from qtool.errors import SourceError
 
@@ -41,7 +48,7 @@ class FolderTokenizer:
             raise SourceError(f"the folder {shown(str(folder), 200)} has no {TOKENIZER}", hint=hint)
         self._tokenizer = SourceFile.at(folder / TOKENIZER)
         if self._tokenizer.size > MAX_TOKENIZER_BYTES:
-            raise SourceError(
+            raise damaged(
                 f"{shown(str(folder / TOKENIZER), 200)} has {self._tokenizer.size} bytes; "
                 f"at most {MAX_TOKENIZER_BYTES} are accepted"
             )
@@ -99,16 +106,14 @@ def _template_in(content: dict[str, object], where: str) -> bytes | None:
     if template is None:
         return None
     if not isinstance(template, str):
-        raise SourceError(
+        raise damaged(
             f"chat_template in {where} is {shown(template)}; valid are a string, "
             'or a list of objects with "name" and "template" of which one is named "default"'
         )
     try:
         return template.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise SourceError(
-            f"chat_template in {where} has characters that do not exist: {error.reason}"
-        ) from error
+        raise damaged(f"chat_template in {where} has characters that do not exist: {error.reason}") from error
 
 
 def _utf8(content: bytes, where: str) -> bytes:
@@ -116,5 +121,5 @@ def _utf8(content: bytes, where: str) -> bytes:
     try:
         content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise SourceError(f"{where} is not UTF-8: {error.reason} at byte {error.start}") from error
+        raise damaged(f"{where} is not UTF-8: {error.reason} at byte {error.start}") from error
     return content

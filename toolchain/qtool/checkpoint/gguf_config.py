@@ -43,12 +43,14 @@ def config_from_gguf(header: GgufHeader, vocabulary: GgufVocabulary, *, tied: bo
     if heads % key_value_heads:
         raise SourceError(
             f"{architecture}.attention.head_count is {heads}, "
-            f"not a multiple of {architecture}.attention.head_count_kv, {key_value_heads}"
+            f"not a multiple of {architecture}.attention.head_count_kv, {key_value_heads}",
+            hint=HINT,
         )
     if f"{architecture}.attention.key_length" not in metadata and hidden % heads:
         raise SourceError(
             f"{architecture}.embedding_length is {hidden}, which is not a multiple of the {heads} heads, "
-            f"and there is no {architecture}.attention.key_length"
+            f"and there is no {architecture}.attention.key_length",
+            hint=HINT,
         )
     head_dim = size("attention.key_length", hidden // heads)
     for name in ("attention.value_length", "rope.dimension_count"):

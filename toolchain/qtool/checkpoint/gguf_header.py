@@ -18,14 +18,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 
-from qtool.checkpoint.files import SourceFile, shown
+from qtool.checkpoint.files import SourceFile, damaged, shown
+from qtool.checkpoint.gguf_array import LENGTH, GgufArray
 from qtool.errors import SourceError
 
 MAX_HEADER_BYTES = 128 * 2**20
@@ -36,7 +36,6 @@ MAX_DIMENSIONS = 4
 MAX_ALIGNMENT = 2**20
 
 _CHUNK = 2 * 2**20
-_LENGTH = struct.Struct("<Q")
 _SCALARS: dict[int, struct.Struct] = {
     GGUFValueType.UINT8: struct.Struct("<B"),
     GGUFValueType.INT8: struct.Struct("<b"),
@@ -50,78 +49,6 @@ _SCALARS: dict[int, struct.Struct] = {
     GGUFValueType.INT64: struct.Struct("<q"),
     GGUFValueType.FLOAT64: struct.Struct("<d"),
 }
-
-
-@dataclass(frozen=True)
-class GgufArray:
-    """An array of the metadata that is still in the file.
-
-    `offset` and `size` (bytes) enclose its elements.
-    """
-
-    file: SourceFile
-    key: str
-    element_type: GGUFValueType
-    count: int
-    offset: int
-    size: int
-
-    @property
-    def text_bytes(self) -> int:
-        """How many bytes an array of strings has without the strings' lengths."""
-        return self.size - _LENGTH.size * self.count
-
-    def raw(self) -> bytes:
-        """Returns the elements as they are in the file."""
-        return self.file.read(self.offset, self.size)
-
-    def strings(self) -> list[str]:
-        """Returns an array of strings.
-
-        Raises:
-            SourceError: the elements are not strings, or not UTF-8.
-        """
-        self._expect(GGUFValueType.STRING)
-        data, position, result = self.raw(), 0, []
-        length_at = _LENGTH.unpack_from
-        for index in range(self.count):
-            start = position + 8
-            position = start + length_at(data, position)[0]
-            result.append(self._decode(data[start:position], index))
-        return result
-
-    def strings_at(self, indices: Sequence[int]) -> list[str]:
-        """Returns the strings at some ascending indices, stepping over the others."""
-        self._expect(GGUFValueType.STRING)
-        data, position, at, result = self.raw(), 0, 0, []
-        length_at = _LENGTH.unpack_from
-        for index in indices:
-            for _ in range(index - at):
-                position += 8 + length_at(data, position)[0]
-            start = position + 8
-            position = start + length_at(data, position)[0]
-            result.append(self._decode(data[start:position], index))
-            at = index + 1
-        return result
-
-    def integers(self) -> npt.NDArray[np.int64]:
-        """Returns an array of 32-bit integers (such as token types)."""
-        if self.element_type not in (GGUFValueType.INT32, GGUFValueType.UINT32):
-            self._expect(GGUFValueType.INT32)
-        stored = "<i4" if self.element_type == GGUFValueType.INT32 else "<u4"
-        return np.frombuffer(self.raw(), stored).astype(np.int64)
-
-    def _decode(self, text: bytes, index: int) -> str:
-        try:
-            return text.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise SourceError(f"element {index} of {self.key} is not UTF-8: {shown(text)}") from error
-
-    def _expect(self, element_type: GGUFValueType) -> None:
-        if self.element_type != element_type:
-            raise SourceError(
-                f"{self.key} must be an array of {element_type.name}, not of {self.element_type.name}"
-            )
 
 
 GgufValue = int | float | bool | str | GgufArray
@@ -167,13 +94,16 @@ def read_header(file: SourceFile) -> GgufHeader:
     version = cursor.u32()
     if version not in (2, 3):
         what = "of a big-endian machine" if version in (2 << 24, 3 << 24) else f"version {version}"
-        raise SourceError(f"GGUF files {what} are not supported; valid are little-endian versions 2 and 3")
+        raise SourceError(
+            f"GGUF files {what} are not supported; valid are little-endian versions 2 and 3",
+            hint="convert the model again with a current convert_hf_to_gguf.py",
+        )
     tensor_count = cursor.count("tensors", MAX_TENSORS, least_bytes=24)
     metadata_count = cursor.count("metadata entries", MAX_METADATA, least_bytes=13)
     metadata = _read_metadata(cursor, metadata_count)
     alignment = metadata.get("general.alignment", 32)
-    if not isinstance(alignment, int) or not 1 <= alignment <= MAX_ALIGNMENT or alignment & (alignment - 1):
-        raise SourceError(
+    if type(alignment) is not int or not 1 <= alignment <= MAX_ALIGNMENT or alignment & (alignment - 1):
+        raise damaged(
             f"general.alignment is {shown(alignment)}; valid are powers of two up to {MAX_ALIGNMENT}"
         )
     return GgufHeader(file, metadata, _read_tensors(cursor, tensor_count, alignment))
@@ -184,7 +114,7 @@ def _read_metadata(cursor: _Cursor, count: int) -> dict[str, GgufValue]:
     for _ in range(count):
         key = cursor.string("a metadata key")
         if key in metadata:
-            raise SourceError(f"the metadata key {shown(key)} is there twice")
+            raise damaged(f"the metadata key {shown(key)} is there twice")
         code = cursor.u32()
         if code == GGUFValueType.STRING:
             metadata[key] = cursor.string(shown(key))
@@ -193,7 +123,7 @@ def _read_metadata(cursor: _Cursor, count: int) -> dict[str, GgufValue]:
         elif code in _SCALARS:
             metadata[key] = cursor.scalar(GGUFValueType(code))
         else:
-            raise SourceError(f"{shown(key)} has the unknown value type {code}; valid are 0 to 12")
+            raise damaged(f"{shown(key)} has the unknown value type {code}; valid are 0 to 12")
     return metadata
 
 
@@ -210,17 +140,15 @@ def _read_tensors(cursor: _Cursor, count: int, alignment: int) -> dict[str, Gguf
     for tensor in relative:
         name, offset = shown(tensor.name), start + tensor.offset
         if tensor.name in tensors:
-            raise SourceError(f"the tensor {name} is there twice")
+            raise damaged(f"the tensor {name} is there twice")
         if tensor.offset != expected:
-            raise SourceError(
-                f"the tensor {name} is placed at {tensor.offset}; after the one before it comes {expected}",
-                hint="the file is damaged: download it again",
+            raise damaged(
+                f"the tensor {name} is placed at {tensor.offset}; after the one before it comes {expected}"
             )
         if offset + tensor.size > cursor.file.size:
-            raise SourceError(
+            raise damaged(
                 f"the tensor {name} ends at byte {offset + tensor.size}, "
-                f"but {shown(str(cursor.file.path), 200)} has only {cursor.file.size}",
-                hint="the file is truncated: download it again",
+                f"but {shown(str(cursor.file.path), 200)} has only {cursor.file.size}"
             )
         tensors[tensor.name] = dataclasses.replace(tensor, offset=offset)
         expected = _aligned(tensor.offset + tensor.size, alignment)
@@ -237,7 +165,7 @@ def _read_tensor(cursor: _Cursor) -> GgufTensor:
     name = cursor.string("a tensor's name")
     dimensions = cursor.u32()
     if not 1 <= dimensions <= MAX_DIMENSIONS:
-        raise SourceError(
+        raise damaged(
             f"the tensor {shown(name)} has {dimensions} dimensions; valid are 1 to {MAX_DIMENSIONS}"
         )
     sizes = [cursor.u64() for _ in range(dimensions)]
@@ -246,12 +174,13 @@ def _read_tensor(cursor: _Cursor) -> GgufTensor:
         stored_type = GGMLQuantizationType(code)
         block, block_bytes = GGML_QUANT_SIZES[stored_type]
     except (ValueError, KeyError) as error:
+        known = ", ".join(f"{kind.value} ({kind.name})" for kind in GGML_QUANT_SIZES)
         raise SourceError(
-            f"the tensor {shown(name)} has the unknown type {code}",
+            f"the tensor {shown(name)} has the unknown type {code}; known are {known}",
             hint="a newer gguf package may know it: pip install --upgrade gguf",
         ) from error
     if min(sizes) < 1 or sizes[0] % block:
-        raise SourceError(
+        raise damaged(
             f"the tensor {shown(name)} has the sizes {sizes}; {stored_type.name} needs positive sizes "
             f"and a first one that is a multiple of {block}"
         )
@@ -281,10 +210,9 @@ class _Cursor:
     def skip(self, count: int) -> None:
         """Steps over `count` bytes, which must lie inside the file."""
         if count > self.file.size - self.position:
-            raise SourceError(
+            raise damaged(
                 f"the header of {shown(str(self.file.path), 200)} announces {count} bytes at byte "
-                f"{self.position}, but the file has only {self.file.size}",
-                hint="the file is truncated or damaged: download it again",
+                f"{self.position}, but the file has only {self.file.size}"
             )
         self.position += count
 
@@ -307,10 +235,9 @@ class _Cursor:
         """Returns the next u64, which counts things of at least `least_bytes` bytes that follow."""
         value = self.u64()
         if value > min(limit, (self.file.size - self.position) // least_bytes):
-            raise SourceError(
+            raise damaged(
                 f"the header of {shown(str(self.file.path), 200)} announces {value} {what}; "
-                f"at most {limit} are accepted, and they must fit the file",
-                hint="the file is truncated or damaged: download it again",
+                f"at most {limit} are accepted, and they must fit the file"
             )
         return value
 
@@ -319,13 +246,13 @@ class _Cursor:
         try:
             return self.take(self.u64()).decode("utf-8")
         except UnicodeDecodeError as error:
-            raise SourceError(f"{what} in the header is not UTF-8") from error
+            raise damaged(f"{what} in the header is not UTF-8") from error
 
     def array(self, key: str) -> GgufArray:
         """Steps over an array and returns where it lies."""
         code = self.u32()
         if code != GGUFValueType.STRING and code not in _SCALARS:
-            raise SourceError(
+            raise damaged(
                 f"{shown(key)} is an array of the type {code}; valid are numbers, booleans, strings"
             )
         element_type = GGUFValueType(code)
@@ -341,7 +268,7 @@ class _Cursor:
     def _skip_strings(self, count: int) -> None:
         """Steps over strings: the hot loop of opening a file, hence the local names."""
         position, loaded, size = self.position, len(self._data), self.file.size
-        length_at = _LENGTH.unpack_from
+        length_at = LENGTH.unpack_from
         for _ in range(count):
             if position + 8 > loaded:
                 if position + 8 > size:
@@ -354,9 +281,7 @@ class _Cursor:
     def _fill(self, stop: int) -> None:
         """Loads the header up to `stop` at least."""
         if stop > MAX_HEADER_BYTES:
-            raise SourceError(
-                f"the header of a GGUF file may have {MAX_HEADER_BYTES} bytes; this one has more"
-            )
+            raise damaged(f"the header of a GGUF file may have {MAX_HEADER_BYTES} bytes; this one has more")
         while len(self._data) < stop:
             missing = max(stop - len(self._data), _CHUNK)
             self._data += self.file.read(len(self._data), min(missing, self.file.size - len(self._data)))

@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping
 
 from qtool.checkpoint.files import shown
-from qtool.checkpoint.gguf_header import GgufArray, GgufValue
+from qtool.checkpoint.gguf_array import GgufArray
+from qtool.checkpoint.gguf_header import GgufValue
 from qtool.errors import SourceError
 
 HINT = "convert the model again with a current convert_hf_to_gguf.py, or download another conversion"

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qtool.checkpoint.files import shown
+from qtool.checkpoint.files import damaged, shown
 from qtool.checkpoint.gguf_header import GgufValue
 from qtool.checkpoint.gguf_metadata import array, text
 from qtool.checkpoint.supported import unsupported
-from qtool.errors import SourceError
 
 MODEL, PRE = "tokenizer.ggml.model", "tokenizer.ggml.pre"
 TOKENS, TYPES, MERGES = "tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "tokenizer.ggml.merges"
@@ -55,9 +54,7 @@ class GgufVocabulary:
         self._tokens, self._merges = array(metadata, TOKENS), array(metadata, MERGES)
         self._types = array(metadata, TYPES).integers()
         if len(self._types) != self._tokens.count:
-            raise SourceError(
-                f"{TOKENS} has {self._tokens.count} entries, but {TYPES} has {len(self._types)}"
-            )
+            raise damaged(f"{TOKENS} has {self._tokens.count} entries, but {TYPES} has {len(self._types)}")
         strange = np.flatnonzero(~np.isin(self._types, (NORMAL, CONTROL, USER_DEFINED, UNUSED)))
         if len(strange):
             unsupported(f"{TYPES}[{strange[0]}]", int(self._types[strange[0]]), "1, 3, 4 or 5")
@@ -92,7 +89,7 @@ class GgufVocabulary:
             if not wanted:
                 continue
             if token in ids or token in taken:
-                raise SourceError(f"the token {shown(token)} is in the vocabulary twice (again as {index})")
+                raise damaged(f"the token {shown(token)} is in the vocabulary twice (again as {index})")
             ids[token] = index
         return ids
 

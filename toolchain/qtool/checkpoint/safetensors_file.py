@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qtool.checkpoint.files import SourceFile, parse_json_object, shown
+from qtool.checkpoint.files import SourceFile, damaged, parse_json_object, shown
 from qtool.checkpoint.weight import FloatArray, Weight, require_finite
 from qtool.errors import SourceError
 
@@ -77,7 +77,7 @@ def read_tensors(file: SourceFile) -> dict[str, StoredTensor]:
     """
     where = shown(str(file.path), 200)
     if file.size < 8:
-        raise SourceError(f"{where} is not a safetensors file: it has only {file.size} bytes")
+        raise damaged(f"{where} is not a safetensors file: it has only {file.size} bytes")
     (length,) = struct.unpack("<Q", file.read(0, 8))
     if length > min(MAX_HEADER_BYTES, file.size - 8):
         raise SourceError(
@@ -101,17 +101,17 @@ def _checked_entry(name: str, entry: object, where: str) -> tuple[str, tuple[int
     """Returns dtype, shape, begin and end of a header's entry."""
     what = f"the tensor {shown(name)} in {where}"
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        raise SourceError(f"{what} must have exactly dtype, shape and data_offsets, not {shown(entry)}")
+        raise damaged(f"{what} must have exactly dtype, shape and data_offsets, not {shown(entry)}")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
-        raise SourceError(f"{what} has the unknown dtype {shown(dtype)}; valid are {', '.join(ITEM_BYTES)}")
+        raise damaged(f"{what} has the unknown dtype {shown(dtype)}; valid are {', '.join(ITEM_BYTES)}")
     if not _are_sizes(shape) or len(shape) > MAX_DIMENSIONS:
-        raise SourceError(f"{what} has the shape {shown(shape)}; it must be at most {MAX_DIMENSIONS} sizes")
+        raise damaged(f"{what} has the shape {shown(shape)}; it must be at most {MAX_DIMENSIONS} sizes")
     if not _are_sizes(offsets) or len(offsets) != 2:
-        raise SourceError(f"{what} has the data_offsets {shown(offsets)}; they must be two positions")
+        raise damaged(f"{what} has the data_offsets {shown(offsets)}; they must be two positions")
     begin, end = offsets
     if end - begin != math.prod(shape) * ITEM_BYTES[dtype]:
-        raise SourceError(
+        raise damaged(
             f"{what} has {end - begin} bytes, but {dtype} of shape {shown(shape)} needs "
             f"{math.prod(shape) * ITEM_BYTES[dtype]}"
         )
@@ -129,10 +129,7 @@ def _check_spans(spans: list[tuple[int, int, str]], size: int, where: str) -> No
     for begin, end, name in sorted(spans):
         if begin != position:
             what = "overlaps" if begin < position else "leaves a hole after"
-            raise SourceError(f"the tensor {shown(name)} in {where} {what} {before}")
+            raise damaged(f"the tensor {shown(name)} in {where} {what} {before}")
         position, before = end, f"the tensor {shown(name)}"
     if position != size:
-        raise SourceError(
-            f"the tensors in {where} take {position} bytes, but {size} follow the header",
-            hint="the file is truncated or damaged: download it again" if size < position else "",
-        )
+        raise damaged(f"the tensors in {where} take {position} bytes, but {size} follow the header")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from qtool.checkpoint.files import SourceFile, read_json_object, shown, some
+from qtool.checkpoint.files import SourceFile, damaged, read_json_object, shown, some
 from qtool.checkpoint.safetensors_file import StoredTensor, read_tensors
 from qtool.errors import SourceError
 
@@ -52,7 +52,7 @@ def read_folder_tensors(
         shard = read_tensors(file)
         twice = [shown(name) for name in shard if name in tensors]
         if twice:
-            raise SourceError(f"{shown(file.path.name)} has tensors that another file has too: {some(twice)}")
+            raise damaged(f"{shown(file.path.name)} has tensors that another file has too: {some(twice)}")
         tensors.update(shard)
     misplaced = [
         f"{shown(name)} in {shown(file_name)}"
@@ -71,11 +71,11 @@ def read_index(folder: Path) -> dict[str, str]:
     """Returns tensor name -> file name; the files are in the folder itself, wherever their links lead."""
     weight_map = read_json_object(folder / INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise SourceError(f"{INDEX} must have a weight_map with tensor names and file names")
+        raise damaged(f"{INDEX} must have a weight_map with tensor names and file names")
     for name, file in weight_map.items():
         plain = isinstance(file, str) and not set(file) & set("/\\\0:") and file.endswith(".safetensors")
         if not plain:
-            raise SourceError(
+            raise damaged(
                 f"{INDEX} places the tensor {shown(name)} in {shown(file)}; "
                 "valid are names of .safetensors files in the same folder"
             )

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 
 from qtool.checkpoint.config import QwenConfig
-from qtool.checkpoint.files import shown
+from qtool.checkpoint.files import damaged, shown
 from qtool.errors import SourceError
 
 
@@ -31,7 +31,7 @@ def check_tokenizer(
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except BaseException as error:  # plain Exceptions; and a panic in Rust is not even an Exception
-        raise SourceError(f"{what} is not usable: {shown(str(error), 200)}") from error
+        raise damaged(f"{what} is not usable: {shown(str(error), 200)}") from error
     highest = max(ids.items(), key=lambda item: item[1], default=("", -1))
     if highest[1] >= vocab_size:
         raise SourceError(
@@ -40,7 +40,7 @@ def check_tokenizer(
         )
     for token, index in (expected or {}).items():
         if ids.get(token) != index:
-            raise SourceError(f"{what} gives {shown(token)} the id {ids.get(token)}, not {index}")
+            raise damaged(f"{what} gives {shown(token)} the id {ids.get(token)}, not {index}")
 
 
 def generation_config_json(config: QwenConfig, sampling: Mapping[str, object]) -> bytes:

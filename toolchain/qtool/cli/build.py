@@ -67,14 +67,21 @@ def command(
 
     started = time.perf_counter()
     targets = qtool_targets.names() if target == "all" else [target]
-    jobs = plan_jobs(model, targets, output=output, context=context, threads=threads, plan_only=plan_only)
+    jobs = plan_jobs(
+        model,
+        targets,
+        output=output,
+        context=context,
+        exporter=exporter,
+        threads=threads,
+        plan_only=plan_only,
+    )
     if plan_only:
         _print_plans(jobs, as_json)
         return
     with progress() as report:
         artifacts = run_jobs(
             jobs,
-            exporter=exporter,
             force=force,
             ignore_budget=ignore_budget,
             threads=threads,

@@ -2,7 +2,7 @@
 
 A second opinion on the native exporter: the arithmetic comes from transformers' own network and torch's own
 ONNX exporter, with attention in basic operators and a KV cache that grows by concatenation. Weights, passes,
-quantization, packaging and runtime are shared, so a difference between the two artifacts is one between graphs.
+quantization, packaging and runtime are shared, so where two artifacts differ, their graphs do.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The part of the `optimum` exporter that needs torch: Hugging Face's own network, traced by Optimum.
 
-A trace records operations, not values, so the network is given placeholders for its parameters: one zero each,
-seen in the parameter's shape. Nothing is read, torch holds no weights, and because torch stores equal
-parameters once, the traced file has one matrix of each shape instead of all of them. Each parameter keeps its
-Hugging Face name, by which `optimum` gives it the checkpoint's values afterwards.
+A trace records operations, not values, so the network gets placeholders for its parameters: one zero each,
+seen in the parameter's shape. No weight is read or held, and because torch stores equal parameters once, the
+traced file has one matrix of each shape instead of all of them. Each parameter keeps its Hugging Face name,
+by which `qtool.exporters.optimum` gives it the checkpoint's values afterwards.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ _NETWORKS = {
 _FLOATS = {ir.DataType.FLOAT: (torch.float32, "fp32"), ir.DataType.FLOAT16: (torch.float16, "fp16")}
 
 _EXPECTED_WARNINGS = (
-    # Python conditions in transformers' cache and mask code depend on lengths only in ways that hold for every
-    # prompt; the tests run the graph at other lengths than the traced ones.
+    # Python conditions in transformers' cache and mask code depend on lengths only in ways that hold for
+    # every prompt; the tests run the graph at other lengths than the traced ones.
     (torch.jit.TracerWarning, "Converting a tensor to a Python boolean"),
     # The constant is the number that masked positions get.
     (torch.jit.TracerWarning, "torch.tensor results are registered as constants"),
@@ -58,7 +58,7 @@ def trace(config: QwenConfig, dtype: ir.DataType) -> bytes:
         dtype: FLOAT or FLOAT16, for activations and weights.
 
     Returns:
-        A serialized ONNX model. After the decoder's own inputs come the weights, under their Hugging Face names.
+        A serialized ONNX model. Its inputs are the decoder's, then the weights by their Hugging Face names.
     """
     with TemporaryDirectory(prefix="qtool-optimum-") as folder:
         path = Path(folder) / "model.onnx"
@@ -68,7 +68,8 @@ def trace(config: QwenConfig, dtype: ir.DataType) -> bytes:
         _make_weights_inputs(model.graph)
         common.CommonSubexpressionEliminationPass()(model)
         _forget_shapes(model.graph)
-        return ir.to_proto(model).SerializeToString(deterministic=True)
+        serialized: bytes = ir.to_proto(model).SerializeToString(deterministic=True)
+        return serialized
 
 
 @contextmanager
@@ -101,8 +102,8 @@ def _network(config: QwenConfig, dtype: Any) -> Any:
         attention_bias=config.attention_bias,
         hidden_act="silu",
         use_sliding_window=False,
-        # Attention as transformers writes it out. What torch makes of the other kind computes partly in float32
-        # in a float16 graph.
+        # Attention as transformers writes it out. What torch makes of the usual kind (sdpa) computes partly
+        # in float32 in a float16 graph.
         attn_implementation="eager",
     )
     with torch.device("meta"):
@@ -124,7 +125,11 @@ def _export(network: Any, float_dtype: str, path: Path) -> None:
     command does (validation, merging, another session to look for dynamic axes) needs real weights.
     """
     description = _NETWORKS[network.config.model_type][1](
-        network.config, task="text-generation", float_dtype=float_dtype, use_past=True, use_past_in_inputs=True
+        network.config,
+        task="text-generation",
+        float_dtype=float_dtype,
+        use_past=True,
+        use_past_in_inputs=True,
     )
     optimum_onnx.export(network, description, path, do_constant_folding=False, disable_dynamic_axes_fix=True)
 
@@ -134,7 +139,7 @@ def _make_weights_inputs(graph: ir.Graph) -> None:
 
     Torch stores equal tensors once and gives the others' names to Identity nodes.
     """
-    weights = list(graph.initializers.values())
+    weights = dict.fromkeys(graph.initializers.values())
     for node in list(graph):
         source = node.inputs[0] if node.op_type == "Identity" else None
         if source in weights:
@@ -151,7 +156,7 @@ def _make_weights_inputs(graph: ir.Graph) -> None:
 
 
 def _forget_shapes(graph: ir.Graph) -> None:
-    """Drops what torch noted about intermediate values: nothing reads it, and the passes change the values."""
+    """Drops what torch noted about intermediate values: nothing reads it, and passes change the values."""
     for node in graph:
         for value in node.outputs:
             if not value.is_graph_output():

@@ -14,14 +14,16 @@ from qtool_targets import Target
 __all__ = ["Capabilities", "capabilities_for", "passes_for"]
 
 
-def passes_for(target: Target) -> ir.passes.Sequential:
-    """Returns the rewrites that turn an exported graph into the target's.
+def passes_for(target: Target) -> tuple[ir.passes.InPlacePass, ...]:
+    """Returns the rewrites that turn an exported graph into the target's, in order.
+
+    They are not one `ir.passes.Sequential`, which would wrap their errors in one of its own.
 
     Raises:
         TargetError: the target asks for something that its provider cannot run.
     """
     capabilities = capabilities_for(target)
-    return ir.passes.Sequential(
+    return (
         QuantizeLinear(target, capabilities),
         QuantizeEmbedding(target),
         LowerRmsNormalization(capabilities),

@@ -20,8 +20,6 @@ class Capabilities:
     """MatMulNBits: 4 lets the kernel round activations to int8, 0 is the provider's default."""
     supports_rms_normalization: bool
     """The standard operator RMSNormalization (opset 23)."""
-    supports_packed_qkv: bool
-    """GroupQueryAttention takes queries, keys and values in one tensor."""
     supports_quantized_embedding: bool
     """GatherBlockQuantized."""
     supports_zero_points: bool
@@ -32,10 +30,10 @@ class Capabilities:
 _CAPABILITIES = {
     record.provider: record
     for record in (
-        Capabilities("cpu", 4, True, True, True, True),
-        Capabilities("cuda", 0, False, True, True, True),
-        Capabilities("directml", 0, False, True, False, True),
-        Capabilities("webgpu", 4, False, True, True, True),
+        Capabilities("cpu", 4, True, True, True),
+        Capabilities("cuda", 0, False, True, True),
+        Capabilities("directml", 0, False, False, True),
+        Capabilities("webgpu", 4, False, True, True),
     )
 }
 

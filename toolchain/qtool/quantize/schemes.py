@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from qtool.errors import UnsupportedModelError
 from qtool_targets import Target
 
 
@@ -45,6 +46,23 @@ class Scheme:
     def maximum(self) -> int:
         """The largest stored integer."""
         return (1 << self.bits) - 1
+
+    def check_columns(self, tensor: str, columns: int) -> None:
+        """Refuses a matrix whose rows are not whole groups.
+
+        Args:
+            tensor: its name, for the error.
+            columns: input features.
+
+        Raises:
+            UnsupportedModelError: the group size does not divide `columns`.
+        """
+        if self.is_integer and columns % self.group_size:
+            raise UnsupportedModelError(
+                f"the tensor {tensor} has {columns} input features, which the group size {self.group_size}"
+                " does not divide",
+                hint="Choose a target with another group size (16, 32, 64 or 128).",
+            )
 
     def nbytes(self, rows: int, columns: int, scale_bytes: int) -> int:
         """Returns the bytes of a (rows, columns) matrix with its scales and zero points.

@@ -9,7 +9,6 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from qtool.checkpoint.weight import Weight
-from qtool.errors import UnsupportedModelError
 from qtool.quantize import rtn
 from qtool.quantize.packing import pack
 from qtool.quantize.schemes import Scheme
@@ -29,12 +28,7 @@ class IntegerStorage:
     scale_type: ir.DataType
 
     def __post_init__(self) -> None:
-        if self.weight.shape[1] % self.scheme.group_size:
-            raise UnsupportedModelError(
-                f"the tensor {self.weight.name} has {self.weight.shape[1]} input features, which the group"
-                f" size {self.scheme.group_size} does not divide",
-                hint="Choose a target with another group size (16, 32, 64 or 128).",
-            )
+        self.scheme.check_columns(self.weight.name, self.weight.shape[1])
 
     @property
     def key(self) -> str:
