@@ -1,4 +1,7 @@
-"""What the tests of the `optimum` exporter share. Most of them need an environment with the extra `optimum`."""
+"""What the tests of the `optimum` exporter share. Most of them need the extra `optimum`.
+
+They ask for the module `optimum.exporters.onnx`, because a folder called `optimum` is importable by itself.
+"""
 
 from __future__ import annotations
 

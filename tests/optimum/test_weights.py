@@ -1,4 +1,4 @@
-"""Weights reach the artifact as from the native exporter: the same bytes, each once, and none through torch."""
+"""Weights reach the artifact as from the native exporter: the same bytes, once each, not through torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from qtool.checkpoint import Weight, open_checkpoint
 from qtool.exporters import optimum
 from support.fixtures import Artifacts, Checkpoints
 
-pytest.importorskip("optimum", reason="the exporter needs the extra 'optimum'")
+pytest.importorskip("optimum.exporters.onnx", reason="the exporter needs the extra 'optimum'")
+
 
 def stored(folder: Path) -> dict[str, npt.NDArray[np.generic]]:
     """Returns every tensor of the data file but rotary tables, by the layer that reads it."""

@@ -23,9 +23,6 @@ from qtool_targets import Target, TargetError
 
 EXPORTERS = ("native", "optimum")
 
-TOKENIZER_BYTES_PER_TOKEN = 60
-"""Where a plan is made from a configuration alone; tokenizer.json of Qwen2.5 has 46, of Qwen3 75."""
-
 Progress = Callable[[str, int, int], None]
 """(stage, bytes done, bytes in total); totals are 0 for stages without a measure."""
 
@@ -101,12 +98,12 @@ def plan_jobs(
 ) -> list[Job]:
     """Opens the source and plans an artifact for each target; reads no tensor.
 
-    With several targets, `output` is the parent of the folders NAME-TARGET. With `plan_only`, a folder that
-    holds a config.json and no weights will do; such jobs cannot be run.
+    With several targets, `output` is the parent of the folders NAME-TARGET. With `plan_only`, weights
+    are neither downloaded nor looked for: a folder with a config.json will do. Such jobs cannot be run.
     """
     if exporter not in EXPORTERS:
         raise QtoolError(f"unknown exporter {exporter!r}; known: {', '.join(EXPORTERS)}")
-    checkpoint = _open(model, plan_only)
+    checkpoint = _nano() if model is None else open_checkpoint(str(model), configuration_only=plan_only)
     # Every artifact of the run needs these; the hashes take a pass over the whole source.
     checkpoint = replace(
         checkpoint, sha256=cache(checkpoint.sha256), tokenizer_files=cache(checkpoint.tokenizer_files)
@@ -158,37 +155,6 @@ def run_jobs(
         report("package", 0, 0)
         manifests = [package.finish(folder) for package, folder in packages]
     return [Artifact(job.output, manifest) for job, manifest in zip(jobs, manifests, strict=True)]
-
-
-def _open(model: str | Path | None, plan_only: bool) -> Checkpoint:
-    if model is None:
-        return _nano()
-    folder = Path(model)
-    if plan_only and (folder / "config.json").is_file() and not any(folder.glob("*.safetensors")):
-        return _without_weights(folder)
-    return open_checkpoint(str(model))
-
-
-def _without_weights(folder: Path) -> Checkpoint:
-    """Opens a folder that holds a configuration only: enough for a plan."""
-    from qtool.checkpoint.folder import read_config
-    from qtool.checkpoint.naming import folder_name
-
-    config = read_config(folder)
-    tokenizer = folder / "tokenizer.json"
-    size = tokenizer.stat().st_size if tokenizer.is_file() else config.vocab_size * TOKENIZER_BYTES_PER_TOKEN
-    name = folder_name(folder.resolve().name)
-    return Checkpoint(
-        name=name,
-        kind="configuration",
-        id=name,
-        revision=None,
-        config=config,
-        weights={},
-        tokenizer_bytes=size,
-        tokenizer_files=dict,
-        sha256=dict,
-    )
 
 
 def _nano() -> Checkpoint:

@@ -99,6 +99,9 @@ def make_plan(
         tokenizer_bytes: size of the tokenizer's files.
         threads: threads of the build.
         exporter: "native" or "optimum".
+
+    Raises:
+        UnsupportedModelError: the target's group size does not fit the model's matrices.
     """
     optimum = exporter == "optimum"
     float_bytes = _FLOAT_BYTES[target.precision.activations]
@@ -131,7 +134,9 @@ def stored_sizes(config: QwenConfig, target: Target) -> Iterator[tuple[str, int]
         if role is None:
             yield name, prod(shape) * float_bytes
         else:
-            yield name, scheme_for(target, role).nbytes(shape[0], shape[1], float_bytes)
+            scheme = scheme_for(target, role)
+            scheme.check_columns(name, shape[1])
+            yield name, scheme.nbytes(shape[0], shape[1], float_bytes)
     embedding, head = scheme_for(target, Role.EMBEDDING), scheme_for(target, Role.LM_HEAD)
     if config.tie_word_embeddings and not shares_embedding(embedding, head):
         yield "lm_head.weight", head.nbytes(config.vocab_size, config.hidden_size, float_bytes)

@@ -56,6 +56,11 @@ def start(slow_source: Path, tmp_path: Path) -> Iterator[Callable[..., subproces
         child.communicate()
 
 
+def kill(child: subprocess.Popen[str]) -> None:
+    child.kill()
+    child.wait()
+
+
 def refuses(folder: Path) -> bool:
     """Whether nothing takes the folder for an artifact."""
     with pytest.raises(qtool_runtime.ArtifactError):
@@ -66,7 +71,7 @@ def refuses(folder: Path) -> bool:
 def test_a_killed_build_leaves_nothing_that_looks_whole_and_the_next_one_cleans_up(
     start: Callable[..., subprocess.Popen[str]], tmp_path: Path, tiny_checkpoint: Checkpoints
 ) -> None:
-    start().send_signal(signal.SIGKILL)
+    kill(start())
     (left,) = tmp_path.iterdir()
     assert left.name.startswith(".out.partial-")
     assert refuses(left)
@@ -80,7 +85,7 @@ def test_a_killed_forced_build_keeps_the_old_artifact(
     start: Callable[..., subprocess.Popen[str]], tmp_path: Path, tiny_checkpoint: Checkpoints
 ) -> None:
     old = qtool.build(tiny_checkpoint().folder, target="x64-int8", output=tmp_path / "out")
-    start("--force").send_signal(signal.SIGKILL)
+    kill(start("--force"))
     assert not verify.verify(old.path).problems
     qtool.build(tiny_checkpoint().folder, target="x64-int4", output=tmp_path / "out", force=True)
     assert list(tmp_path.iterdir()) == [old.path]
@@ -95,9 +100,9 @@ def test_an_interrupted_build_ends_at_once_and_leaves_nothing(
     child.send_signal(number)
     _, stderr = child.communicate(timeout=20)
     assert time.monotonic() - asked < 2
-    assert child.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[number]
-    assert stderr.splitlines()[-1] == "interrupted"
+    assert child.returncode == 128 + number
     assert "Traceback" not in stderr
+    assert ("interrupted" in stderr) == (number == signal.SIGINT)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -184,14 +189,15 @@ def test_an_exception_at_any_stage_leaves_nothing(
     assert not verify.verify(old.path).problems
 
 
+NOT_FINITE, TOO_LARGE = "holds values that are infinite or not a number", "has values beyond float16's range"
 BROKEN = {
-    "NaN": ("model.layers.1.mlp.up_proj.weight", np.nan, "x64-int4", "mlp.up_proj.weight has values that are"),
-    "infinity in a norm": ("model.norm.weight", np.inf, "x64-int4", "model.norm.weight has values that are not"),
-    "infinity in the head": ("model.embed_tokens.weight", -np.inf, "x64-fp32", "embed_tokens.weight has values"),
-    "beyond float16": ("model.layers.0.self_attn.q_proj.weight", 7e4, "cuda-fp16", "beyond float16's range"),
-    "beyond float16, int4": ("model.layers.0.mlp.down_proj.weight", 7e4, "cuda-int4", "beyond float16's range"),
-    "bias beyond float16": ("model.layers.0.self_attn.k_proj.bias", -9e9, "cuda-int4", "beyond float16's range"),
-}  # fmt: skip
+    "NaN": ("model.layers.1.mlp.up_proj.weight", np.nan, "x64-int4", NOT_FINITE),
+    "infinity in a norm": ("model.norm.weight", np.inf, "x64-int4", NOT_FINITE),
+    "infinity in the head": ("model.embed_tokens.weight", -np.inf, "x64-fp32", NOT_FINITE),
+    "beyond float16": ("model.layers.0.self_attn.q_proj.weight", 7e4, "cuda-fp16", TOO_LARGE),
+    "beyond float16, int4": ("model.layers.0.mlp.down_proj.weight", 7e4, "cuda-int4", TOO_LARGE),
+    "bias beyond float16": ("model.layers.0.self_attn.k_proj.bias", -9e9, "cuda-int4", TOO_LARGE),
+}
 
 
 @pytest.mark.parametrize("case", BROKEN)
@@ -210,8 +216,9 @@ def test_weights_that_cannot_be_used_are_a_source_error_that_names_them(
 
     monkeypatch.setattr(tiny, "random_tensors", damaged)
     source = write_tiny_checkpoint(tmp_path / "source", dtype="F32").folder
-    with pytest.raises(SourceError, match=message) as caught:
+    with pytest.raises(SourceError) as caught:
         qtool.build(source, target=target, output=tmp_path / "out")
+    assert caught.value.message.startswith(f"the tensor {name} {message}")
     assert caught.value.exit_code == 3
     assert caught.value.hint
     assert list(tmp_path.iterdir()) == [source]

@@ -124,6 +124,13 @@ def test_a_cache_without_weights(tmp_path: Path, offline: Path) -> None:
         open_checkpoint(MODEL)
 
 
+def test_a_plan_does_not_need_the_weights(tmp_path: Path, offline: Path) -> None:
+    fill_cache(offline, write_tiny_checkpoint(tmp_path / "m").folder, without=("model.safetensors",))
+    opened = open_checkpoint(MODEL, configuration_only=True)
+    assert opened.revision == COMMIT
+    assert not opened.weights
+
+
 class Hub(ThreadingHTTPServer):
     """A hub with one repository, as much of it as the library asks for."""
 

@@ -95,27 +95,6 @@ def test_a_stored_tensor_is_one_part_in_a_shape_of_its_own(values: np.ndarray) -
         StoredTensor("q", storage, 0, (23, 3, 17))
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("place", [(0, 0), (22, 95), (7, 40)])
-def test_values_that_are_not_finite_are_refused_by_name(
-    values: np.ndarray, bad: float, place: tuple[int, int]
-) -> None:
-    values[place] = bad
-    for storage in storages(values):
-        if isinstance(storage, ArrayStorage):
-            continue
-        with pytest.raises(SourceError, match=r"mlp\.up_proj\.weight has values that are not finite"):
-            storage.compute(0, 23)
-        other = 10 if place[0] < 10 else 0
-        storage.compute(other, other + 10)  # the other rows are none of its business
-
-
-def test_infinities_of_both_signs_are_refused_without_a_warning(values: np.ndarray) -> None:
-    values[3, :2] = np.inf, -np.inf  # their sum is NaN, which numpy warns about; warnings are errors here
-    with pytest.raises(SourceError, match="not finite"):
-        FloatStorage(weight(values), FLOAT).compute(0, 23)
-
-
 @pytest.mark.parametrize("big", [65520.0, -65520.0, 1e6, 3e38])
 def test_values_beyond_float16_are_refused_where_the_device_computes_in_it(
     values: np.ndarray, big: float

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import NoReturn
 
 from qtool.checkpoint.config import QwenConfig
 from qtool.checkpoint.config_json import config_from_json
-from qtool.checkpoint.files import read_json_object, refuse_unreadable, shown, some
-from qtool.checkpoint.folder_tokenizer import GENERATION, FolderTokenizer
+from qtool.checkpoint.files import SourceFile, read_json_object, refuse_unreadable, shown, some
+from qtool.checkpoint.folder_tokenizer import GENERATION, TOKENIZER, FolderTokenizer
 from qtool.checkpoint.layout import check_weights
 from qtool.checkpoint.naming import folder_name
 from qtool.checkpoint.record import Checkpoint
 from qtool.checkpoint.safetensors_file import READABLE_TYPES
 from qtool.checkpoint.shards import CONVERT_HINT, PICKLE_SUFFIXES, SINGLE, UNSAFE, read_folder_tensors
+from qtool.checkpoint.weight import Weight
 from qtool.errors import SourceError, UnsupportedModelError
 
 CONFIG = "config.json"
 
+TOKENIZER_BYTES_PER_TOKEN = 60
+"""To estimate a tokenizer.json that is not there; Qwen2.5's has 46, Qwen3's 75."""
 
-def open_folder(path: Path) -> Checkpoint:
-    """Opens a folder; reads its small files and the headers of its weights.
+
+def open_folder(path: Path, *, configuration_only: bool = False) -> Checkpoint:
+    """Opens a folder; reads its small files and, unless `configuration_only`, the headers of its weights.
 
     Raises:
         SourceError: a file is missing, malformed, or does not fit the others.
@@ -35,6 +39,25 @@ def open_folder(path: Path) -> Checkpoint:
     if CONFIG not in names:
         _refuse_without_config(path, names)
     config = read_config(path)
+    files, weights = ([], {}) if configuration_only else _open_weights(path, names, config)
+    tokenizer_bytes, tokenizer_files = _tokenizer(path, names, config, configuration_only)
+    return Checkpoint(
+        name=title,
+        kind="safetensors",
+        id=title,
+        revision=None,
+        config=config,
+        weights=weights,
+        tokenizer_bytes=tokenizer_bytes,
+        tokenizer_files=tokenizer_files,
+        sha256=lambda: {file.path.name: file.sha256() for file in files},
+    )
+
+
+def _open_weights(
+    path: Path, names: Collection[str], config: QwenConfig
+) -> tuple[list[SourceFile], dict[str, Weight]]:
+    """Returns the weight files and the model's tensors in them."""
     files, tensors = read_folder_tensors(path, names)
     unreadable = [
         f"{shown(tensor.name)} is {tensor.dtype}"
@@ -47,19 +70,17 @@ def open_folder(path: Path) -> Checkpoint:
             f"supported: {', '.join(READABLE_TYPES)}",
             hint="give the original, unquantized model",
         )
-    weights = check_weights(config, {name: tensor.weight() for name, tensor in tensors.items()})
+    return files, check_weights(config, {name: tensor.weight() for name, tensor in tensors.items()})
+
+
+def _tokenizer(
+    path: Path, names: Collection[str], config: QwenConfig, optional: bool
+) -> tuple[int, Callable[[], dict[str, bytes]]]:
+    """Returns size and reader of the tokenizer's files; where there are none and need not be, an estimate."""
+    if optional and TOKENIZER not in names:
+        return config.vocab_size * TOKENIZER_BYTES_PER_TOKEN, dict
     tokenizer = FolderTokenizer(path, names, config)
-    return Checkpoint(
-        name=title,
-        kind="safetensors",
-        id=title,
-        revision=None,
-        config=config,
-        weights=weights,
-        tokenizer_bytes=tokenizer.total_bytes(),
-        tokenizer_files=tokenizer.files,
-        sha256=lambda: {file.path.name: file.sha256() for file in files},
-    )
+    return tokenizer.total_bytes(), tokenizer.files
 
 
 def read_config(folder: Path) -> QwenConfig:

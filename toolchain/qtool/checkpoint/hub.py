@@ -25,12 +25,13 @@ SMALL_FILES = (CONFIG, INDEX, *TOKENIZER_FILES)
 """By their full names: a pattern such as "*.json" would also fetch the subfolders of some repositories."""
 
 
-def open_hub(model: str, revision: str | None) -> Checkpoint:
+def open_hub(model: str, revision: str | None, *, configuration_only: bool = False) -> Checkpoint:
     """Opens a repository, downloading what is not in the cache.
 
     Args:
         model: "organization/name".
         revision: branch, tag or commit; None for the default branch.
+        configuration_only: leave the weights where they are (see `open_checkpoint`).
 
     Raises:
         SourceError: it does not exist, cannot be reached, or has no safetensors.
@@ -40,6 +41,15 @@ def open_hub(model: str, revision: str | None) -> Checkpoint:
     if not (folder / CONFIG).exists():
         _refuse_repository(model, folder.name, f"has no {CONFIG}")
     read_config(folder)
+    if not configuration_only:
+        folder = _download_weights(model, folder)
+    opened = open_folder(folder, configuration_only=configuration_only)
+    name = folder_name(model.partition("/")[2])
+    return dataclasses.replace(opened, name=name, kind="huggingface", id=model, revision=folder.name)
+
+
+def _download_weights(model: str, folder: Path) -> Path:
+    """Completes the cache's folder of one commit with the weights."""
     weights = {SINGLE}
     if (folder / INDEX).exists():
         weights |= set(read_index(folder).values())
@@ -47,9 +57,7 @@ def open_hub(model: str, revision: str | None) -> Checkpoint:
     folder = _download(model, folder.name, (*SMALL_FILES, *weights))
     if not any((folder / name).exists() for name in weights):
         _refuse_repository(model, folder.name, f"has neither {SINGLE} nor {INDEX}")
-    opened = open_folder(folder)
-    name = folder_name(model.partition("/")[2])
-    return dataclasses.replace(opened, name=name, kind="huggingface", id=model, revision=folder.name)
+    return folder
 
 
 def _download(model: str, revision: str | None, names: tuple[str, ...]) -> Path:

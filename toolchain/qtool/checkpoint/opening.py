@@ -23,7 +23,7 @@ _HUB_ID = re.compile(
 _PATH_STARTS = (".", "/", "~", "\\")
 
 
-def open_checkpoint(model: str) -> Checkpoint:
+def open_checkpoint(model: str, *, configuration_only: bool = False) -> Checkpoint:
     """Opens a source.
 
     A path that exists is that path, whatever it looks like. Otherwise a string of the form
@@ -33,6 +33,8 @@ def open_checkpoint(model: str) -> Checkpoint:
     Args:
         model: path of a folder or of a GGUF file, or a Hugging Face id, also with "@revision" (a branch, tag
             or commit).
+        configuration_only: enough for a plan: weights are neither downloaded nor looked for, and the result
+            has none unless they come with the configuration, as in a GGUF file.
 
     Raises:
         SourceError: there is no such source, or it cannot be read.
@@ -43,11 +45,11 @@ def open_checkpoint(model: str) -> Checkpoint:
     mode = _mode(path) if model else None
     try:
         if mode is None:
-            return _open_hub(model)
+            return _open_hub(model, configuration_only)
         if stat.S_ISDIR(mode):
             from qtool.checkpoint.folder import open_folder
 
-            return open_folder(path)
+            return open_folder(path, configuration_only=configuration_only)
         if not _is_gguf(path):
             _refuse_file(path)
         from qtool.checkpoint.gguf_file import open_gguf
@@ -93,7 +95,7 @@ def _refuse_file(path: Path) -> NoReturn:
     raise SourceError(f"{where} is not a model; {VALID}")
 
 
-def _open_hub(model: str) -> Checkpoint:
+def _open_hub(model: str, configuration_only: bool) -> Checkpoint:
     """Opens a Hugging Face id, once it is clear that the string is not a mistyped path."""
     found = _HUB_ID.fullmatch(model)
     if model.startswith(_PATH_STARTS) or model.lower().endswith(".gguf") or (not found and "/" in model):
@@ -107,4 +109,4 @@ def _open_hub(model: str) -> Checkpoint:
         )
     from qtool.checkpoint.hub import open_hub
 
-    return open_hub(found["id"], found["revision"])
+    return open_hub(found["id"], found["revision"], configuration_only=configuration_only)

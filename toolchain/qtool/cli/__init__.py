@@ -7,6 +7,7 @@ exit code for each class (see `qtool.errors`).
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 from typing import NoReturn
 
@@ -95,4 +96,10 @@ def main() -> None:
         # nor must a byte of piped text that is not UTF-8.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
+    # Ended from outside, a build leaves nothing behind either: its folders go while the error travels up.
+    signal.signal(signal.SIGTERM, _terminate)
     cli()
+
+
+def _terminate(number: int, _frame: object) -> NoReturn:
+    raise SystemExit(128 + number)

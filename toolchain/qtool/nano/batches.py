@@ -71,13 +71,13 @@ class Encoder:
         return counted
 
 
-def batches(encoder: Encoder, seed: int, tokens: int) -> Iterator[Batch]:
+def batches(encoder: Encoder, seed: int, tokens: int, *, practice: bool = False) -> Iterator[Batch]:
     """Endless training batches of at most ``tokens`` padded tokens each.
 
     Rows of like length go together, so that little is padding; the batches of a pool are then shuffled by
     a fixed rule to keep short and long ones mixed.
     """
-    examples = train_examples(seed, 10**9)
+    examples = train_examples(seed, 10**9, practice=practice)
     while True:
         pool = [encoder.row(example) for example in islice(examples, _POOL)]
         pool = sorted((row for row in pool if len(row.ids) <= LONGEST), key=lambda row: len(row.ids))

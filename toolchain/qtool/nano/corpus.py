@@ -19,28 +19,28 @@ from typing import Any
 from qtool.nano import copying, devices, knowledge, numbers
 from qtool.nano.unit import Maker, Message, Unit, is_held_out_unit, is_trainable
 
-MAKERS: dict[str, tuple[Maker, float]] = {
-    "lights": (partial(devices.command_unit, category="lights"), 0.07),
-    "thermostat": (partial(devices.command_unit, category="thermostat"), 0.05),
-    "timer": (partial(devices.command_unit, category="timer"), 0.05),
-    "blinds": (partial(devices.command_unit, category="blinds"), 0.04),
-    "music": (partial(devices.command_unit, category="music"), 0.05),
-    "locks": (partial(devices.command_unit, category="locks"), 0.03),
-    "two calls": (devices.two_calls, 0.06),
-    "tool result": (devices.tool_result, 0.05),
-    "follow-up": (devices.follow_up, 0.06),
-    "arithmetic": (numbers.arithmetic, 0.20),
-    "word problems": (numbers.word_problem, 0.04),
-    "compare": (numbers.compare, 0.03),
-    "counting": (numbers.counting, 0.04),
-    "facts": (knowledge.fact, 0.09),
-    "lists": (knowledge.listing, 0.01),
-    "small talk": (knowledge.small_talk, 0.03),
-    "names": (knowledge.remember_name, 0.02),
-    "languages": (knowledge.other_language, 0.03),
-    "copying": (copying.copying, 0.06),
+MAKERS: dict[str, tuple[Maker, float, float]] = {
+    "lights": (partial(devices.command_unit, category="lights"), 0.07, 0.03),
+    "thermostat": (partial(devices.command_unit, category="thermostat"), 0.05, 0.03),
+    "timer": (partial(devices.command_unit, category="timer"), 0.05, 0.03),
+    "blinds": (partial(devices.command_unit, category="blinds"), 0.04, 0.02),
+    "music": (partial(devices.command_unit, category="music"), 0.05, 0.03),
+    "locks": (partial(devices.command_unit, category="locks"), 0.03, 0.02),
+    "two calls": (devices.two_calls, 0.06, 0.05),
+    "tool result": (devices.tool_result, 0.05, 0.03),
+    "follow-up": (devices.follow_up, 0.06, 0.04),
+    "arithmetic": (numbers.arithmetic, 0.20, 0.14),
+    "word problems": (numbers.word_problem, 0.04, 0.10),
+    "compare": (numbers.compare, 0.03, 0.06),
+    "counting": (numbers.counting, 0.04, 0.16),
+    "facts": (knowledge.fact, 0.09, 0.05),
+    "lists": (knowledge.listing, 0.01, 0.05),
+    "small talk": (knowledge.small_talk, 0.03, 0.02),
+    "names": (knowledge.remember_name, 0.02, 0.01),
+    "languages": (knowledge.other_language, 0.03, 0.02),
+    "copying": (copying.copying, 0.06, 0.11),
 }
-"""For each category: what makes a unit of it, and its share of the training examples."""
+"""For each category: what makes a unit of it, and its shares of the examples and of those for practice."""
 
 SYSTEM_MESSAGES = (
     "You are a helpful assistant.",
@@ -107,19 +107,19 @@ def _held_out_unit(source: random.Random, category: str) -> Unit:
     raise RuntimeError(f"no held-out unit of category {category!r} in {_TRIES} tries")
 
 
-def _draw_category(source: random.Random) -> str:
+def _draw_category(source: random.Random, practice: bool) -> str:
     """A category, by its share."""
-    shares = [share for _, share in MAKERS.values()]
+    shares = [late if practice else share for _, share, late in MAKERS.values()]
     return source.choices(CATEGORIES, weights=shares)[0]
 
 
-def _history(source: random.Random) -> list[Message]:
+def _history(source: random.Random, practice: bool) -> list[Message]:
     """Earlier turns that have nothing to do with the question: most often none."""
     turns: list[Message] = []
     if source.random() < 0.85:
         return turns
     for _ in range(source.randrange(1, 4)):
-        unit = _trainable_unit(source, _draw_category(source))
+        unit = _trainable_unit(source, _draw_category(source, practice))
         if unit.system or unit.category == "names":
             continue  # A name must not contradict the one that a later question asks for.
         turns += unit.messages
@@ -127,26 +127,32 @@ def _history(source: random.Random) -> list[Message]:
     return turns
 
 
-def _conversation(source: random.Random, unit: Unit, thinking: bool) -> Example:
+def _conversation(source: random.Random, unit: Unit, *, thinking: bool, practice: bool = False) -> Example:
     """Put a unit into a conversation: sometimes a system message, sometimes earlier turns."""
     system = unit.system
     if not system and source.random() < 0.25:
         system = source.choice(SYSTEM_MESSAGES)
     messages: list[Message] = [{"role": "system", "content": system}] if system else []
     if not unit.system:
-        messages += _history(source)
+        messages += _history(source, practice)
     messages += unit.messages
     return Example(
         unit.category, tuple(messages), unit.tools, thinking, unit.reasoning, unit.answer, unit.keys[-1]
     )
 
 
-def train_examples(seed: int, count: int) -> Iterator[Example]:
-    """Yield ``count`` training examples; the same seed always gives the same ones."""
+def train_examples(seed: int, count: int, *, practice: bool = False) -> Iterator[Example]:
+    """Yield ``count`` training examples; the same seed always gives the same ones.
+
+    Args:
+        seed: Chooses the examples.
+        count: How many.
+        practice: More of what a small model learns last: counting, word problems, comparing, lists, copying.
+    """
     source = random.Random(f"nano train {seed}")
     for _ in range(count):
-        unit = _trainable_unit(source, _draw_category(source))
-        yield _conversation(source, unit, thinking=source.random() < 0.35)
+        unit = _trainable_unit(source, _draw_category(source, practice))
+        yield _conversation(source, unit, thinking=source.random() < 0.35, practice=practice)
 
 
 def held_out(count: int = 400) -> list[Example]:

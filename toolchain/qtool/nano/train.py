@@ -17,10 +17,12 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch  # type: ignore[import-not-found,unused-ignore]
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
 from torch.nn import functional  # type: ignore[import-not-found,unused-ignore]
 
 from qtool.nano.batches import Batch, Encoder, Row, batches
@@ -31,16 +33,34 @@ from qtool.nano.tokenizer import train_tokenizer
 
 
 @dataclass(frozen=True)
+class Phase:
+    """One pass of training with its own warm-up and cosine; it starts with fresh optimizers.
+
+    Attributes:
+        steps: Number of batches.
+        learning_rate: The highest one, reached after the warm-up.
+        practice: Whether to draw more of what is learned last.
+        quantized_share: In this last share of the steps every other one runs on 4-bit weights.
+    """
+
+    steps: int
+    learning_rate: float
+    practice: bool
+    quantized_share: float
+
+
+@dataclass(frozen=True)
 class Plan:
-    """How to train."""
+    """How to train. The defaults made the shipped checkpoint."""
 
     seed: int = 1
-    steps: int = 2500
+    phases: tuple[Phase, ...] = (
+        Phase(steps=2500, learning_rate=3e-3, practice=False, quantized_share=0.35),
+        Phase(steps=1000, learning_rate=1.5e-3, practice=True, quantized_share=0.6),
+    )
     tokens_per_step: int = 4096
-    learning_rate: float = 3e-3
     warmup_steps: int = 100
     weight_decay: float = 0.05
-    quantized_share: float = 0.35
     tokenizer_examples: int = 20_000
     threads: int = 2
 
@@ -89,54 +109,52 @@ def to_tensors(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     return ids, counted
 
 
-def learning_rate(plan: Plan, step: int) -> float:
+def learning_rate(plan: Plan, phase: Phase, step: int) -> float:
     """Linear warm-up, then a cosine down to nothing."""
     if step < plan.warmup_steps:
-        return plan.learning_rate * (step + 1) / plan.warmup_steps
-    share = (step - plan.warmup_steps) / max(1, plan.steps - plan.warmup_steps)
-    return plan.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
+        return phase.learning_rate * (step + 1) / plan.warmup_steps
+    share = (step - plan.warmup_steps) / max(1, phase.steps - plan.warmup_steps)
+    return phase.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
 
 
 def optimizers_for(network: Qwen3, plan: Plan) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the layers, AdamW for the embedding and the norms, which do not decay.
 
-    Muon makes the steps of a matrix orthogonal; on this corpus that reaches the same loss in about half the
-    tokens that AdamW alone needs, which is what makes training on two processor cores practical.
+    Muon makes the steps of a matrix orthogonal, which needs fewer tokens than AdamW alone: that is what makes
+    training on two processor cores practical. Both get their learning rate from the phase at every step.
     """
     inner = [value for name, value in network.named_parameters() if value.dim() == 2 and "embed" not in name]
     norms = [value for value in network.parameters() if value.dim() != 2]
     embedding = {"params": [network.model.embed_tokens.weight], "weight_decay": plan.weight_decay}
     rest = [embedding, {"params": norms, "weight_decay": 0.0}]
     return [
-        torch.optim.Muon(
-            inner, lr=plan.learning_rate, weight_decay=plan.weight_decay, adjust_lr_fn="match_rms_adamw"
-        ),
-        torch.optim.AdamW(rest, lr=plan.learning_rate, betas=(0.9, 0.98), fused=True),
+        torch.optim.Muon(inner, weight_decay=plan.weight_decay, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(rest, betas=(0.9, 0.98), fused=True),
     ]
 
 
-def loss_of(network: Qwen3, forward: Any, batch: Batch) -> torch.Tensor:
+def loss_of(network: Qwen3, batch: Batch) -> torch.Tensor:
     """Mean cross entropy over the counted tokens; logits are made for those only."""
     ids, counted = to_tensors(batch)
     with torch.autocast("cpu", torch.bfloat16):
-        hidden = forward(ids[:, :-1])
+        hidden = network.hidden_states(ids[:, :-1])
         logits = network.logits(hidden[counted[:, 1:]])
     return functional.cross_entropy(logits.float(), ids[:, 1:][counted[:, 1:]])
 
 
-def train(network: Qwen3, encoder: Encoder, plan: Plan) -> int:
-    """Run the plan; returns the number of tokens seen (without padding)."""
-    forward = torch.compile(network.hidden_states, dynamic=True)
+def train(network: Qwen3, encoder: Encoder, plan: Plan, number: int) -> int:
+    """Run phase ``number`` of the plan; returns the number of tokens seen (without padding)."""
+    phase = plan.phases[number]
     optimizers = optimizers_for(network, plan)
     checks = [encoder.row(example) for example in held_out(190)]
     seen, started, recent = 0, time.monotonic(), 0.0
-    for step, batch in zip(
-        range(plan.steps), batches(encoder, plan.seed, plan.tokens_per_step), strict=False
-    ):
+    # A phase draws other examples than the one before it.
+    source = batches(encoder, plan.seed + 1000 * number, plan.tokens_per_step, practice=phase.practice)
+    for step, batch in enumerate(islice(source, phase.steps)):
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-            group["lr"] = learning_rate(plan, step)
-        rounded = step > plan.steps * (1 - plan.quantized_share) and step % 2 == 1
-        loss = _step(network, forward, batch, rounded)
+            group["lr"] = learning_rate(plan, phase, step)
+        rounded = step > phase.steps * (1 - phase.quantized_share) and step % 2 == 1
+        loss = _step(network, batch, rounded)
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
@@ -151,14 +169,14 @@ def train(network: Qwen3, encoder: Encoder, plan: Plan) -> int:
     return seen
 
 
-def _step(network: Qwen3, forward: Any, batch: Batch, rounded: bool) -> float:
+def _step(network: Qwen3, batch: Batch, rounded: bool) -> float:
     """Forward and backward pass, on 4-bit weights if ``rounded``. Returns the loss."""
     if not rounded:
-        loss = loss_of(network, forward, batch)
+        loss = loss_of(network, batch)
         loss.backward()
         return float(loss.detach())
     with quantized(network):
-        return _step(network, forward, batch, rounded=False)
+        return _step(network, batch, rounded=False)
 
 
 @torch.no_grad()
@@ -202,34 +220,38 @@ def report(network: Qwen3, encoder: Encoder, count: int) -> dict[str, dict[str, 
     return table
 
 
+def prepare(plan: Plan, start: Path | None) -> tuple[Qwen3, Encoder]:
+    """A new network and tokenizer, or those of a checkpoint that the first phase left."""
+    network = Qwen3(Shape())
+    if start is None:
+        examples = train_examples(plan.seed, plan.tokenizer_examples)
+        return network, Encoder(train_tokenizer(examples, network.shape.vocab_size))
+    weights = load_file(start / "model.safetensors")
+    network.load_state_dict({name: value.float() for name, value in weights.items()})
+    return network, Encoder(Tokenizer.from_file(str(start / "tokenizer.json")))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).split("\n", maxsplit=1)[0])
     parser.add_argument("--output", type=Path, required=True, help="folder for the checkpoint")
     parser.add_argument("--seed", type=int, default=Plan.seed)
-    parser.add_argument("--steps", type=int, default=Plan.steps)
     parser.add_argument("--threads", type=int, default=Plan.threads)
+    parser.add_argument("--start", type=Path, help="a checkpoint of the first phase: run only the second")
     chosen = parser.parse_args(arguments)
-    plan = Plan(seed=chosen.seed, steps=chosen.steps, threads=chosen.threads)
-    started = time.monotonic()
+    plan = Plan(seed=chosen.seed, threads=chosen.threads)
     torch.set_num_threads(plan.threads)
     torch.manual_seed(plan.seed)
-    shape = Shape()
-    tokenizer = train_tokenizer(train_examples(plan.seed, plan.tokenizer_examples), shape.vocab_size)
-    encoder, network = Encoder(tokenizer), Qwen3(shape)
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    log(f"{parameters} parameters")
-    seen = train(network, encoder, plan)
+    started, seen = time.monotonic(), 0
+    network, encoder = prepare(plan, chosen.start)
+    for number in range(0 if chosen.start is None else 1, len(plan.phases)):
+        seen += train(network, encoder, plan, number)
+        # Each phase ends with what a checkpoint can hold, so that starting from one changes nothing.
+        round_to_bfloat16(network)
+        save_checkpoint(network, encoder.tokenizer, chosen.output / f"phase-{number + 1}")
+    save_checkpoint(network, encoder.tokenizer, chosen.output)
     minutes = round((time.monotonic() - started) / 60, 1)
-    round_to_bfloat16(network)
-    save_checkpoint(network, tokenizer, chosen.output)
-    figures = {
-        "seed": plan.seed,
-        "steps": plan.steps,
-        "tokens": seen,
-        "minutes": minutes,
-        "parameters": parameters,
-    }
+    figures = {"seed": plan.seed, "tokens": seen, "minutes": minutes, "threads": plan.threads}
     print(json.dumps(figures | {"accuracy": report(network, encoder, 1900)}))
 
 

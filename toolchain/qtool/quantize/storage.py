@@ -12,7 +12,7 @@ from qtool.checkpoint.weight import Weight
 from qtool.quantize import rtn
 from qtool.quantize.packing import pack
 from qtool.quantize.schemes import Scheme
-from qtool.storage import Part, usable_rows
+from qtool.storage import Part, rows_for
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class IntegerStorage:
 
     def compute(self, start: int, stop: int) -> tuple[npt.NDArray[Any], ...]:
         """See `qtool.storage.Storage`."""
-        rows = usable_rows(self.weight, start, stop, self.scale_type)
+        rows = rows_for(self.weight, start, stop, self.scale_type)
         q, scale, zero_point = rtn.quantize(rows, self.scheme, self.scale_type.numpy())
         packed = pack(q.reshape(len(rows), -1), self.scheme.bits)
         if zero_point is None:
