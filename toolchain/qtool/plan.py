@@ -72,8 +72,9 @@ class Plan:
             return
         room = self.device.budget - self.device.peak + self.device.kv_cache
         hint = "Choose a smaller model or fewer bits, raise the budget in a target file of your own"
-        if room > self.kv_bytes_per_token:
-            hint += f", or pass --context {room // self.kv_bytes_per_token} or less"
+        per_token = self.device.kv_cache // self.context
+        if room > per_token:
+            hint += f", or pass --context {room // per_token} or less"
         raise BudgetError(
             f"target {self.target}: the device would need {self.device.peak / 1e6:,.0f} MB at a context of"
             f" {self.context} tokens, its budget is {self.device.budget / 1e6:,.0f} MB",
