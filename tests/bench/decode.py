@@ -294,7 +294,7 @@ def main() -> None:
 def report(results: dict[str, dict[str, Any]], compared: dict[str, Any]) -> None:
     """Prints the tables for people."""
     say(
-        "median (best)   prefill 128       prefill 512       decode tok/s     start s  resident (anonymous), peak"
+        "median (best)   prefill 128       prefill 512       decode tok/s     start s  resident (anon.), peak"
     )
     for label, result in results.items():
         rates = "  ".join(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,10 @@ import pytest
 import qtool
 import qtool_runtime
 import qtool_targets
-from qtool_runtime import manifest
-from support.fixtures import Artifacts, Checkpoints
-from support.places import real_model
+from support.fixtures import Artifacts
+from support.genai import greedy
 from support.raw_session import RawSession
+from support.tiny import write_tiny_checkpoint
 
 PROMPT = "Hello world in the"
 """Each word is a token that the tiny tokenizer's merges lead to. (onnxruntime-genai takes a word that is in
@@ -24,13 +23,6 @@ CPU_TARGETS = [name for name in qtool_targets.names() if qtool_targets.load(name
 each_cpu_artifact = pytest.mark.parametrize(
     ("target", "architecture"), [(target, name) for target in CPU_TARGETS for name in ("qwen2", "qwen3")]
 )
-
-
-@pytest.fixture(scope="module")
-def genai() -> Any:
-    """onnxruntime-genai. Its packages send telemetry unless they are told not to before the import."""
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-    return pytest.importorskip("onnxruntime_genai", reason="needs onnxruntime-genai (the extra `genai`)")
 
 
 def ours(folder: Path, prompt: str, count: int, *, ignore_eos: bool = False, **options: Any) -> list[int]:
@@ -46,23 +38,6 @@ def naive(folder: Path, prompt: list[int], count: int) -> list[int]:
     for _ in range(count):
         tokens.append(int(RawSession(folder, capacity=256).forward(tokens)[-1].argmax()))
     return tokens[len(prompt) :]
-
-
-def by_genai(genai: Any, folder: Path, prompt: str, count: int) -> tuple[list[int], list[int]]:
-    """Token ids of the prompt and of the answer, without the one that ends it."""
-    model = genai.Model(str(folder))
-    tokens = genai.Tokenizer(model).encode(prompt)
-    parameters = genai.GeneratorParams(model)
-    parameters.set_search_options(do_sample=False, max_length=len(tokens) + count)
-    generator = genai.Generator(model, parameters)
-    generator.append_tokens(tokens)
-    answer: list[int] = []
-    while len(answer) < count and not generator.is_done():
-        generator.generate_next_token()
-        answer.append(int(generator.get_next_tokens()[0]))
-    if answer[-1] in manifest.read(folder).generation.eos_token_ids:
-        answer.pop()
-    return [int(token) for token in tokens], answer
 
 
 def tokens_of(folder: Path, prompt: str) -> list[int]:
@@ -82,10 +57,10 @@ def test_greedy_generation_is_what_a_loop_of_full_passes_gives(
 
 @each_cpu_artifact
 def test_genai_reads_the_same_tokens_and_writes_the_same_answer(
-    tiny_artifact: Artifacts, genai: Any, target: str, architecture: str
+    tiny_artifact: Artifacts, target: str, architecture: str
 ) -> None:
     folder = tiny_artifact(target, architecture, tied=False)
-    prompt, answer = by_genai(genai, folder, PROMPT, 24)
+    prompt, answer = greedy(folder, PROMPT, 24)
     assert prompt == tokens_of(folder, PROMPT)
     assert answer == ours(folder, PROMPT, 24)
     assert len(set(answer)) > 3
@@ -102,10 +77,8 @@ def test_artifacts_for_other_providers_run_on_the_cpu_when_asked_to(
     assert found == naive(folder, prompt, 8)
 
 
-def test_a_prompt_longer_than_a_chunk_is_read_in_chunks(tiny_checkpoint: Checkpoints, tmp_path: Path) -> None:
+def test_a_prompt_longer_than_a_chunk_is_read_in_chunks(tmp_path: Path) -> None:
     """The runtime reads at most some hundred tokens at once; the tiny model's maximum is raised for that."""
-    from support.tiny import write_tiny_checkpoint
-
     source = write_tiny_checkpoint(tmp_path / "m", architecture="qwen3", max_position_embeddings=1024).folder
     folder = qtool.build(source, target="x64-fp32", output=tmp_path / "out").path
     tokens = np.random.default_rng(0).integers(0, 290, 700)
@@ -113,16 +86,3 @@ def test_a_prompt_longer_than_a_chunk_is_read_in_chunks(tiny_checkpoint: Checkpo
         found = model.new_session().forward(tokens).copy()
     expected = RawSession(folder, capacity=1024).forward(tokens.tolist())
     np.testing.assert_allclose(found, expected, atol=1e-4)
-
-
-@pytest.mark.real
-@pytest.mark.slow
-def test_genai_and_our_runtime_agree_on_a_real_model(genai: Any, tmp_path: Path) -> None:
-    model = real_model("qwen2.5-coder-0.5b")
-    if model is None:
-        pytest.skip("no real checkpoint (QTOOL_REAL_MODELS)")
-    folder = qtool.build(model, target="x64-int4", output=tmp_path / "real", context=512).path
-    prompt = "def fibonacci(n):\n    "
-    asked, answer = by_genai(genai, folder, prompt, 32)
-    assert asked == tokens_of(folder, prompt)
-    assert answer == ours(folder, prompt, 32)

@@ -85,6 +85,7 @@ with qtool_runtime.load({str(artifact)!r}) as model:
         [python, "-c", script], check=True, capture_output=True, text=True, cwd=tmp_path, encoding="utf-8"
     )
     assert "kitchen" in done.stdout
+    # huggingface_hub comes with tokenizers; the runtime does not import it.
     listed = subprocess.run([python, "-m", "pip", "list"], check=True, capture_output=True, text=True).stdout
-    for heavy in ("torch", "transformers", "onnx-ir", "huggingface"):
-        assert heavy not in listed
+    names = {line.split()[0].lower() for line in listed.splitlines() if line.strip()}
+    assert not names & {"torch", "transformers", "onnx", "onnx-ir", "gguf", "rich"}

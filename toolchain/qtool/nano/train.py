@@ -1,7 +1,7 @@
 """Trains nano from nothing: ``python -m qtool.nano.train --output FOLDER``.
 
-Needs torch, which qtool itself never does. About half an hour on two processor cores. The text is made by
-`qtool.nano.corpus`; nothing is downloaded. The last line on standard output is JSON with the figures.
+Needs torch, which qtool itself never does, and about an hour on two busy processor cores. The text is made
+by `qtool.nano.corpus`; nothing is downloaded. The last line on standard output is JSON with the figures.
 """
 
 # torch is not installed where the type checker usually runs.
@@ -57,6 +57,7 @@ class Plan:
     phases: tuple[Phase, ...] = (
         Phase(steps=2500, learning_rate=3e-3, practice=False, quantized_share=0.35),
         Phase(steps=1000, learning_rate=1.5e-3, practice=True, quantized_share=0.6),
+        Phase(steps=600, learning_rate=1.5e-3, practice=True, quantized_share=0.6),
     )
     tokens_per_step: int = 4096
     warmup_steps: int = 100
@@ -221,7 +222,7 @@ def report(network: Qwen3, encoder: Encoder, count: int) -> dict[str, dict[str, 
 
 
 def prepare(plan: Plan, start: Path | None) -> tuple[Qwen3, Encoder]:
-    """A new network and tokenizer, or those of a checkpoint that the first phase left."""
+    """A new network and tokenizer, or those of a checkpoint that a phase left."""
     network = Qwen3(Shape())
     if start is None:
         examples = train_examples(plan.seed, plan.tokenizer_examples)
@@ -237,14 +238,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder for the checkpoint")
     parser.add_argument("--seed", type=int, default=Plan.seed)
     parser.add_argument("--threads", type=int, default=Plan.threads)
-    parser.add_argument("--start", type=Path, help="a checkpoint of the first phase: run only the second")
+    parser.add_argument("--start", type=Path, help="a checkpoint that a phase left: go on from there")
+    parser.add_argument("--phase", type=int, default=1, help="with --start: the phase to go on with, from 1")
     chosen = parser.parse_args(arguments)
     plan = Plan(seed=chosen.seed, threads=chosen.threads)
     torch.set_num_threads(plan.threads)
     torch.manual_seed(plan.seed)
     started, seen = time.monotonic(), 0
     network, encoder = prepare(plan, chosen.start)
-    for number in range(0 if chosen.start is None else 1, len(plan.phases)):
+    for number in range(chosen.phase - 1, len(plan.phases)):
         seen += train(network, encoder, plan, number)
         # Each phase ends with what a checkpoint can hold, so that starting from one changes nothing.
         round_to_bfloat16(network)
