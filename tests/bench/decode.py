@@ -10,14 +10,14 @@ Engines, each in a process of its own (see engines.py):
 - genai-default: the same with the artifact's genai_config.json as it is;
 - llama: llama.cpp through llama-cpp-python over a GGUF file of the same model (requantize.py makes one).
 
-Rounds are interleaved: in every round each engine reads a prompt of 128 tokens, generates 128 tokens after
-it, and reads a prompt of 512; the order rotates. Compared are medians of the ratios of one round, because the
-machine's speed drifts more between rounds than between engines. The time to the first token counts as
-prefill. qtool's decode time includes text output, that of the others does not.
+Everything is interleaved, because the machine's speed drifts more from second to second than between engines.
+In each round every engine reads a prompt of 512 tokens, then one of 128, and then they take turns in generating
+16 tokens each until they have 128; the order rotates. Compared are medians of the ratios of one turn. The time
+to the first token counts as prefill. qtool's decode time includes text output, that of the others does not.
 
-On a machine that does other work too, believe the ratios of the best rounds rather than the medians: two
-threads that wait for each other at every layer lose far more than half their speed when something takes one
-of their processors. The load average is printed, so that a reader can tell.
+On a machine that does other work too, measure with one thread as well: two threads that wait for each other at
+every layer lose far more than half their speed when something takes one of their processors. The load average
+is printed, so that a reader can tell.
 
 Start time is that of a fresh process with the files in the page cache, from the engine's import until it is
 ready, median of `--loads`; memory is VmRSS after loading (of which anonymous: what the kernel cannot drop),
@@ -49,9 +49,11 @@ from typing import Any
 from measure import MEGABYTE, argument_parser, finish, paired_ratio, say
 
 HERE = Path(__file__).resolve().parent
-PROMPTS = (128, 512)
-TOKENS = 128
-PAUSE_SECONDS = 0.3
+PROMPTS = (512, 128)
+"""The second one is continued."""
+TURN = 16
+TURNS = 8
+PAUSE_SECONDS = 0.05
 """Between two measurements: the threads of the engine before keep spinning for a while."""
 
 
@@ -183,31 +185,38 @@ def run(
     limits = []
     with ExitStack() as stack:
         workers = [stack.enter_context(started(contender)) for contender in contenders]
-        for contender, worker in zip(contenders, workers, strict=True):
+        pairs = list(zip(contenders, workers, strict=True))
+        for contender, worker in pairs:
             contender.memory = worker.started["memory"]
-            worker.ask(prompt=PROMPTS[0], tokens=8)
+            worker.ask(prompt=PROMPTS[-1])
         for number in range(rounds):
             limits.append(bandwidth())
-            for index in range(len(contenders)):
-                at = (index + number) % len(contenders)
-                measure_round(contenders[at], workers[at])
+            measure_round(pairs, number)
             say(
                 f"round {number + 1} of {rounds}: bandwidth {limits[-1] / 1e9:.1f} GB/s, decode "
-                + ", ".join(f"{contender.label} {contender.decode[-1]:.1f}" for contender in contenders)
+                + ", ".join(
+                    f"{item.label} {statistics.median(item.decode[-TURNS:]):.1f}" for item in contenders
+                )
             )
-        for contender, worker in zip(contenders, workers, strict=True):
+        for contender, worker in pairs:
             contender.peak = worker.ask(memory=True)["peak"]
     return limits
 
 
-def measure_round(contender: Contender, worker: Worker) -> None:
+def measure_round(pairs: Sequence[tuple[Contender, Worker]], number: int) -> None:
     """Adds one round of rates."""
-    time.sleep(PAUSE_SECONDS)
-    short = worker.ask(prompt=PROMPTS[0], tokens=TOKENS)
-    long = worker.ask(prompt=PROMPTS[1], tokens=1)
-    contender.decode.append(TOKENS / short["decode"])
-    contender.prefill[PROMPTS[0]].append(PROMPTS[0] / short["prefill"])
-    contender.prefill[PROMPTS[1]].append(PROMPTS[1] / long["prefill"])
+
+    def take_turns(turn: int) -> Iterator[tuple[Contender, Worker]]:
+        for index in range(len(pairs)):
+            time.sleep(PAUSE_SECONDS)
+            yield pairs[(index + turn) % len(pairs)]
+
+    for count in PROMPTS:
+        for contender, worker in take_turns(number):
+            contender.prefill[count].append(worker.ask(prompt=count)["rate"])
+    for turn in range(TURNS):
+        for contender, worker in take_turns(number + turn):
+            contender.decode.append(worker.ask(tokens=TURN)["rate"])
 
 
 def ratios(contenders: Sequence[Contender]) -> dict[str, Any]:
@@ -307,7 +316,7 @@ def report(results: dict[str, dict[str, Any]], compared: dict[str, Any]) -> None
         say(f"{label:13} {rates}  {result['start_seconds']:6.2f}  {memory}")
     for label, ratio in compared.items():
         for what, part in ratio.items():
-            spread = f"rounds {part['low']:.3f} to {part['high']:.3f}, best to best {part['best']:.3f}"
+            spread = f"turns {part['low']:.3f} to {part['high']:.3f}, best to best {part['best']:.3f}"
             say(f"ours / {label}, {what}: median {part['median']:.3f} ({spread})")
 
 

@@ -130,7 +130,7 @@ def minimum_onnxruntime(model: ir.Model, target: Target) -> str:
         # Before 1.27, the CPU kernel misreads 4-bit zero points of rows with an odd number of groups.
         if node.op_type == "GatherBlockQuantized" and node.attributes.get_int("bits", 4) == 4:
             scale, *zero_point = node.inputs[2:]
-            if zero_point and scale is not None and scale.shape is not None and int(scale.shape[1]) % 2:
+            if zero_point and scale is not None and scale.shape is not None and scale.shape.numpy()[1] % 2:
                 return max(minimum, "1.27", key=lambda text: [int(part) for part in text.split(".")])
     return minimum
 

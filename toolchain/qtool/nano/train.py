@@ -57,7 +57,6 @@ class Plan:
     phases: tuple[Phase, ...] = (
         Phase(steps=2500, learning_rate=3e-3, practice=False, quantized_share=0.35),
         Phase(steps=1000, learning_rate=1.5e-3, practice=True, quantized_share=0.6),
-        Phase(steps=600, learning_rate=1.5e-3, practice=True, quantized_share=0.6),
     )
     tokens_per_step: int = 4096
     warmup_steps: int = 100
@@ -121,8 +120,9 @@ def learning_rate(plan: Plan, phase: Phase, step: int) -> float:
 def optimizers_for(network: Qwen3, plan: Plan) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the layers, AdamW for the embedding and the norms, which do not decay.
 
-    Muon makes the steps of a matrix orthogonal, which needs fewer tokens than AdamW alone: that is what makes
-    training on two processor cores practical. Both get their learning rate from the phase at every step.
+    Muon makes the steps of a matrix orthogonal. It is here because others report that it needs fewer tokens
+    than AdamW alone, and processor time is scarce here; the two were not compared on this corpus.
+    Both get their learning rate from the phase at every step.
     """
     inner = [value for name, value in network.named_parameters() if value.dim() == 2 and "embed" not in name]
     norms = [value for value in network.parameters() if value.dim() != 2]
