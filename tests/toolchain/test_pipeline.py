@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -84,3 +86,14 @@ def test_unknown_names_are_refused(tmp_path: Path, tiny_checkpoint: Checkpoints)
     with pytest.raises(QtoolError, match="unknown exporter 'tvm'; known: native, optimum"):
         qtool.build(tiny_checkpoint().folder, target="x64-int4", exporter="tvm", output=tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_package_is_light_until_it_is_used() -> None:
+    """`import qtool` and the command line's help must not wait for numpy."""
+    script = (
+        "import sys, qtool, qtool.cli; print([n for n in ('numpy', 'onnx_ir', 'rich') if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    with pytest.raises(AttributeError, match="has no attribute 'bild'"):
+        qtool.bild  # noqa: B018

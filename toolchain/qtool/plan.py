@@ -36,8 +36,8 @@ _PREFILL_CHUNK = 512
 _PREFILL_CHUNK_ALL_LOGITS = 64
 """The same for graphs that return logits for every token."""
 _PACKED_BYTES_PER_GROUP = 8
-"""On the CPU, ONNX Runtime repacks integer matrices into buffers of its own, which also hold each group's scale
-and sum as float32; the file's scales and zero points stay mapped beside them, its integers do not."""
+"""On the CPU, ONNX Runtime repacks integer matrices into buffers of its own, which also hold each group's
+scale and sum as float32; the file's scales and zero points stay mapped beside them, its integers do not."""
 
 
 @dataclass(frozen=True)
