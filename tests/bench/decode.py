@@ -11,17 +11,19 @@ Engines, each in a process of its own (see engines.py):
 - llama: llama.cpp through llama-cpp-python over a GGUF file of the same model (requantize.py makes one).
 
 Everything is interleaved, because the machine's speed drifts more from second to second than between engines.
-In each round every engine reads a prompt of 512 tokens, then one of 128, and then they take turns in generating
-16 tokens each until they have 128; the order rotates. Compared are medians of the ratios of one turn. The time
-to the first token counts as prefill. qtool's decode time includes text output, that of the others does not.
+In each round every engine is started anew, reads a prompt of 512 tokens, then one of 128, and then they take
+turns in generating 16 tokens each until they have 128; the order rotates. Compared are medians of the ratios of
+one turn, and of the medians of one round: two processes of the *same* engine differ by up to 6 percent for as
+long as they live, by where their memory happens to lie, so that several rounds are needed. The time to the
+first token counts as prefill. qtool's decode time includes text output, that of the others does not.
 
-On a machine that does other work too, measure with one thread as well: two threads that wait for each other at
-every layer lose far more than half their speed when something takes one of their processors. The load average
+On a machine that does other work too, measure with one thread as well: two threads that wait for each other
+at every layer lose far more than half their speed when something takes one of their processors. The load average
 is printed, so that a reader can tell.
 
-Start time is that of a fresh process with the files in the page cache, from the engine's import until it is
-ready, median of `--loads`; memory is VmRSS after loading (of which anonymous: what the kernel cannot drop),
-and VmHWM after the rounds, both with the interpreter and the tokenizer.
+Start time is from the engine's import until it is ready, with the files in the page cache (an extra round fills
+it); memory is VmRSS after loading (of which anonymous: what the kernel cannot drop), and VmHWM at the end of a
+round, both with the interpreter and the tokenizer. All are medians of the rounds.
 
 The read-bandwidth limit is measured between the engines of the same rounds: as many threads as the engines
 have, each with a dot product of a 256 MB float32 vector with itself (one stream of reads, no writes, far
@@ -44,9 +46,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from measure import MEGABYTE, argument_parser, finish, paired_ratio, say
+
+Item = TypeVar("Item")
 
 HERE = Path(__file__).resolve().parent
 PROMPTS = (512, 128)
@@ -64,8 +68,7 @@ class Contender:
     label: str
     command: list[str]
     starts: list[float] = field(default_factory=list)
-    memory: dict[str, int] = field(default_factory=dict)
-    peak: int = 0
+    memory: list[dict[str, int]] = field(default_factory=list)
     prefill: dict[int, list[float]] = field(default_factory=lambda: {count: [] for count in PROMPTS})
     decode: list[float] = field(default_factory=list)
 
@@ -77,9 +80,10 @@ class Contender:
         """Returns medians: seconds, bytes, tokens per second."""
         return {
             "start_seconds": statistics.median(self.starts),
-            "resident_bytes": self.memory["resident"],
-            "anonymous_bytes": self.memory["anonymous"],
-            "peak_bytes": self.peak,
+            **{
+                f"{what}_bytes": statistics.median(memory[what] for memory in self.memory)
+                for what in ("resident", "anonymous", "peak")
+            },
             **{what: statistics.median(rates) for what, rates in self.rates().items()},
             **{f"best_{what}": max(rates) for what, rates in self.rates().items()},
         }
@@ -172,63 +176,63 @@ def bandwidth_meter(threads: int) -> Callable[[], float]:
     return measure
 
 
-def run(
-    contenders: Sequence[Contender], rounds: int, loads: int, bandwidth: Callable[[], float]
-) -> list[float]:
+def run(contenders: Sequence[Contender], rounds: int, bandwidth: Callable[[], float]) -> list[float]:
     """Measures everything, and returns the bandwidth of each round."""
-    for attempt in range(loads + 1):
-        for contender in contenders:
-            with started(contender) as worker:
-                if attempt:  # the first fills the page cache
-                    contender.starts.append(worker.started["import"] + worker.started["load"])
-        say(f"load {attempt} of {loads}")
+    for contender in contenders:
+        with started(contender):  # brings the files into the page cache
+            pass
     limits = []
-    with ExitStack() as stack:
-        workers = [stack.enter_context(started(contender)) for contender in contenders]
-        pairs = list(zip(contenders, workers, strict=True))
-        for contender, worker in pairs:
-            contender.memory = worker.started["memory"]
-            worker.ask(prompt=PROMPTS[-1])
-        for number in range(rounds):
-            limits.append(bandwidth())
-            measure_round(pairs, number)
-            say(
-                f"round {number + 1} of {rounds}: bandwidth {limits[-1] / 1e9:.1f} GB/s, decode "
-                + ", ".join(
-                    f"{item.label} {statistics.median(item.decode[-TURNS:]):.1f}" for item in contenders
-                )
-            )
-        for contender, worker in pairs:
-            contender.peak = worker.ask(memory=True)["peak"]
+    for number in range(rounds):
+        limits.append(bandwidth())
+        measure_round(rotated(contenders, number), number)
+        rates = (f"{item.label} {statistics.median(item.decode[-TURNS:]):.1f}" for item in contenders)
+        say(f"round {number + 1} of {rounds}: {limits[-1] / 1e9:.1f} GB/s, decode {', '.join(rates)}")
     return limits
 
 
-def measure_round(pairs: Sequence[tuple[Contender, Worker]], number: int) -> None:
-    """Adds one round of rates."""
+def measure_round(contenders: Sequence[Contender], number: int) -> None:
+    """Starts every engine, adds one round of rates, and ends them."""
+    with ExitStack() as stack:
+        pairs = []
+        for contender in contenders:
+            worker = stack.enter_context(started(contender))
+            contender.starts.append(worker.started["import"] + worker.started["load"])
+            contender.memory.append(worker.started["memory"])
+            pairs.append((contender, worker))
+        for count in PROMPTS:
+            for contender, worker in pairs:
+                time.sleep(PAUSE_SECONDS)
+                contender.prefill[count].append(worker.ask(prompt=count)["rate"])
+        for turn in range(TURNS):
+            for contender, worker in rotated(pairs, turn):
+                time.sleep(PAUSE_SECONDS)
+                contender.decode.append(worker.ask(tokens=TURN)["rate"])
+        for contender, worker in pairs:
+            contender.memory[-1]["peak"] = worker.ask(memory=True)["peak"]
 
-    def take_turns(turn: int) -> Iterator[tuple[Contender, Worker]]:
-        for index in range(len(pairs)):
-            time.sleep(PAUSE_SECONDS)
-            yield pairs[(index + turn) % len(pairs)]
 
-    for count in PROMPTS:
-        for contender, worker in take_turns(number):
-            contender.prefill[count].append(worker.ask(prompt=count)["rate"])
-    for turn in range(TURNS):
-        for contender, worker in take_turns(number + turn):
-            contender.decode.append(worker.ask(tokens=TURN)["rate"])
+def rotated(items: Sequence[Item], count: int) -> list[Item]:
+    """Returns the items in the same order, beginning with another one."""
+    at = count % len(items)
+    return [*items[at:], *items[:at]]
 
 
 def ratios(contenders: Sequence[Contender]) -> dict[str, Any]:
-    """Returns the first contender's rates over those of each other one, round by round."""
+    """Returns the first contender's rates over those of each other one: turn by turn, and round by round."""
     ours, *others = contenders
     return {
         other.label: {
-            what: {**paired_ratio(rates, other.rates()[what]), "best": max(rates) / max(other.rates()[what])}
-            for what, rates in ours.rates().items()
+            **{what: paired_ratio(rates, other.rates()[what]) for what, rates in ours.rates().items()},
+            "decode_by_round": paired_ratio(by_round(ours.decode), by_round(other.decode)),
+            "start_seconds": paired_ratio(ours.starts, other.starts),
         }
         for other in others
     }
+
+
+def by_round(rates: Sequence[float]) -> list[float]:
+    """Returns the median of each round's turns."""
+    return [statistics.median(rates[at : at + TURNS]) for at in range(0, len(rates), TURNS)]
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -237,7 +241,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("artifact", type=Path, help="folder that qtool build wrote")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--loads", type=int, default=3)
     parser.add_argument(
         "--engines", default="qtool,genai,genai-default,llama", help="which, separated by commas"
     )
@@ -276,7 +279,7 @@ def main() -> None:
         contenders = contenders_of(arguments, Path(folder))
         bandwidth = bandwidth_meter(arguments.threads)
         load_average = [os.getloadavg()[0]]
-        limits = run(contenders, arguments.rounds, arguments.loads, bandwidth)
+        limits = run(contenders, arguments.rounds, bandwidth)
     load_average.append(os.getloadavg()[0])
     weight_bytes = bytes_per_token(arguments.artifact)
     fraction = max(contenders[0].decode) * weight_bytes / max(limits)
@@ -316,8 +319,7 @@ def report(results: dict[str, dict[str, Any]], compared: dict[str, Any]) -> None
         say(f"{label:13} {rates}  {result['start_seconds']:6.2f}  {memory}")
     for label, ratio in compared.items():
         for what, part in ratio.items():
-            spread = f"turns {part['low']:.3f} to {part['high']:.3f}, best to best {part['best']:.3f}"
-            say(f"ours / {label}, {what}: median {part['median']:.3f} ({spread})")
+            say(f"ours / {label}, {what}: {part['median']:.3f} ({part['low']:.3f} to {part['high']:.3f})")
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def prompt_ids(count: int) -> list[int]:
 
 
 class QtoolEngine:
-    """qtool_runtime, as an application uses it: it also turns the tokens into text, which the others do not."""
+    """qtool_runtime, as an application uses it: it also turns tokens into text, which the others do not."""
 
     def __init__(self, model: Path, threads: int) -> None:
         import qtool_runtime

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -206,6 +207,9 @@ def test_cancel_stops_a_long_prompt_in_another_thread(tmp_path: Path) -> None:
 
 
 def test_failed_run_leaves_the_session_usable(graph, prompt, whole, close) -> None:
+    onnxruntime_version = tuple(int(part) for part in version("onnxruntime").split(".")[:2])
+    if graph.cache_layout.update == "concatenate" and onnxruntime_version < (1, 27):
+        pytest.skip("before 1.27, a failed run of onnxruntime also frees what the run before it returned")
     session = Session(graph)
     session.forward(prompt[:50])
     with pytest.raises(GenerationError, match="onnxruntime failed on tokens 50 to 51"):

@@ -1,1 +1,0 @@
-"""How far an artifact is from its source: KL divergence, top-1 agreement, perplexity."""
