@@ -134,16 +134,15 @@ class AnswerParser:
             self._held = self._held[len(text) :]
 
     def _call(self, final: bool) -> Iterator[Event]:
-        ends = [(self._held.find(tag), tag) for tag in (END_CALL, CALL) if tag in self._held]
-        if not ends and not final:
-            return
-        place, tag = min(ends, default=(len(self._held), ""))
-        raw, self._held = self._held[:place], self._held[place + len(tag) :]
-        yield parse_tool_call(raw) if tag == END_CALL else MalformedToolCall(raw, f"it has no {END_CALL}")
-        if tag == CALL:
-            yield from self._call(final)
-        else:
-            self._state = self._after_call
+        tag = CALL
+        while tag == CALL:
+            ends = [(self._held.find(each), each) for each in (END_CALL, CALL) if each in self._held]
+            if not ends and not final:
+                return
+            place, tag = min(ends, default=(len(self._held), ""))
+            raw, self._held = self._held[:place], self._held[place + len(tag) :]
+            yield parse_tool_call(raw) if tag == END_CALL else MalformedToolCall(raw, f"it has no {END_CALL}")
+        self._state = self._after_call
 
     def _after_call(self, final: bool) -> Iterator[Event]:
         text = self._held.lstrip()
