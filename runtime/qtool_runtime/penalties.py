@@ -1,4 +1,4 @@
-"""Changes to the logits before a token is chosen: penalties for used tokens, a bias, and bans. Pure numpy."""
+"""Penalties on the logits of tokens that were used before. Pure numpy."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def penalize_repetition(
-    logits: NDArray[np.float32], used: NDArray[np.int64], penalty: float
-) -> NDArray[np.float32]:
-    """Returns a copy of `logits` in which the tokens `used` are less likely (`penalty` > 1) or more (< 1).
+def penalize_repetition(logits: NDArray[np.float32], used: NDArray[np.int64], penalty: float) -> None:
+    """Makes the tokens `used` less likely (`penalty` > 1) or more (< 1), in place.
 
     Positive logits are divided by the penalty and negative ones multiplied by it, however often a token was
     used (CTRL, Keskar et al. 2019, section 4.1, with the sign taken into account as transformers does it).
@@ -21,10 +19,8 @@ def penalize_repetition(
         used: distinct token ids.
         penalty: above 0.
     """
-    result = logits.copy()
-    scores = result[used]
-    result[used] = np.where(scores > 0, scores / penalty, scores * penalty)
-    return result
+    scores = logits[used]
+    logits[used] = np.where(scores > 0, scores / penalty, scores * penalty)
 
 
 def penalize_presence(
@@ -33,8 +29,8 @@ def penalize_presence(
     counts: NDArray[np.int64],
     presence: float,
     frequency: float,
-) -> NDArray[np.float32]:
-    """Returns a copy of `logits`, less `presence + frequency * count` for each generated token.
+) -> None:
+    """Subtracts `presence + frequency * count` from the logit of each generated token, in place.
 
     OpenAI's definition: only tokens of the answer count, not those of the prompt.
 
@@ -45,29 +41,7 @@ def penalize_presence(
         presence: subtracted once for each token that was generated.
         frequency: subtracted as often as the token was generated.
     """
-    result = logits.copy()
-    result[generated] -= (presence + frequency * counts).astype(np.float32)
-    return result
-
-
-def add_bias(
-    logits: NDArray[np.float32],
-    biased: NDArray[np.int64],
-    bias: NDArray[np.float32],
-    banned: NDArray[np.int64],
-) -> NDArray[np.float32]:
-    """Returns a copy of `logits` with `bias` added to the tokens `biased`, and -infinity for those `banned`.
-
-    Args:
-        logits: shape (vocab_size,).
-        biased: distinct token ids.
-        bias: what is added to the logit of each of them.
-        banned: token ids.
-    """
-    result = logits.copy()
-    result[biased] += bias
-    result[banned] = -np.inf
-    return result
+    logits[generated] -= (presence + frequency * counts).astype(np.float32)
 
 
 class TokenCounts:

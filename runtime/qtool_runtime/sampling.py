@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qtool_runtime.errors import GenerationError
-from qtool_runtime.penalties import TokenCounts, add_bias, penalize_presence, penalize_repetition
+from qtool_runtime.penalties import TokenCounts, penalize_presence, penalize_repetition
 from qtool_runtime.truncation import draw, keep_top_k, top_k_mask, top_p_mask
 
 MINIMUM_TEMPERATURE = 1e-3
@@ -142,14 +142,18 @@ class Sampler:
     def adjust(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """Returns the logits after penalties, bias and bans: `logits` itself where there are none."""
         options = self._options
-        if options.repetition_penalty != 1:
-            logits = penalize_repetition(logits, self._used.ids, options.repetition_penalty)
+        repetition = options.repetition_penalty
         presence, frequency = options.presence_penalty, options.frequency_penalty
+        if repetition == 1 and not (presence or frequency or options.logit_bias or options.banned_ids):
+            return logits
+        logits = logits.copy()
+        if repetition != 1:
+            penalize_repetition(logits, self._used.ids, repetition)
         if presence or frequency:
-            counted = self._generated
-            logits = penalize_presence(logits, counted.ids, counted.counts, presence, frequency)
-        if options.logit_bias or options.banned_ids:
-            logits = add_bias(logits, *self._bias, self._banned)
+            penalize_presence(logits, self._generated.ids, self._generated.counts, presence, frequency)
+        biased, bias = self._bias
+        logits[biased] += bias
+        logits[self._banned] = -np.inf
         return logits
 
 
@@ -172,10 +176,11 @@ def sample(logits: NDArray[np.float32], options: SamplingOptions, random: np.ran
     np.exp(weights, out=weights)
     if len(weights) > options.top_k > 0:
         weights *= top_k_mask(logits, options.top_k)
-    if options.top_p < 1:
+    if options.min_p > 0:  # of the most likely token, which has the weight 1
+        mask = weights >= options.min_p
+        weights *= mask & top_p_mask(weights, options.top_p) if options.top_p < 1 else mask
+    elif options.top_p < 1:
         weights *= top_p_mask(weights, options.top_p)
-    if options.min_p > 0:
-        weights *= weights >= options.min_p * weights.max()
     place = draw(weights, random.random())
     return place if ids is None else int(ids[place])
 

@@ -100,10 +100,10 @@ def _threshold_within(
     within = (weights >= below) ^ larger
     if held >= target or not within.any():
         return None
-    if below == above:  # equals, perhaps a whole vocabulary of them: nothing to sort
-        place = math.ceil((target - held) / float(below)) - 1
-        enough = place < np.count_nonzero(within)
-        return (int(np.count_nonzero(larger)) + place + 1, below) if enough else None
+    if above < np.inf:  # equals of the upper end, perhaps a whole vocabulary of them: nothing to sort
+        place = math.ceil((target - held) / float(above)) - 1
+        if place < np.count_nonzero(weights == above):
+            return int(np.count_nonzero(larger)) + place + 1, above
     candidates = weights[np.flatnonzero(within)]
     descending = np.sort(candidates)[::-1]
     place = int(np.searchsorted(np.cumsum(descending.astype(np.float64)), target - held))

@@ -204,7 +204,8 @@ def test_masked_logits_are_never_drawn() -> None:
 @given(LOGITS, st.floats(0.01, 100), st.data())
 def test_penalty_divides_positive_and_multiplies_negative_logits(logits, penalty, data) -> None:
     used = data.draw(st.lists(st.integers(0, len(logits) - 1), unique=True))
-    result = penalize_repetition(logits, np.array(used, np.int64), penalty)
+    result = logits.copy()
+    penalize_repetition(result, np.array(used, np.int64), penalty)
     for token, value in enumerate(logits):
         expected = value if token not in used else value / penalty if value > 0 else value * penalty
         assert result[token] == pytest.approx(expected, rel=1e-6)
@@ -226,7 +227,8 @@ def test_presence_and_frequency_are_openais(logits, presence, frequency, data) -
     counts = TokenCounts()
     for token in answer:
         counts.add(token)
-    result = penalize_presence(logits, counts.ids, counts.counts, presence, frequency)
+    result = logits.copy()
+    penalize_presence(result, counts.ids, counts.counts, presence, frequency)
     for token, value in enumerate(logits):
         count = answer.count(token)
         assert result[token] == pytest.approx(value - count * frequency - (count > 0) * presence, abs=1e-4)
