@@ -31,7 +31,7 @@ class Tokenizer:
         self._backend = backend
         added = backend.get_added_tokens_decoder()
         self._special = {id for id, token in added.items() if token.special}
-        self._added = {token.content: id for id, token in added.items()}
+        self._added = {token.content: id for id, token in added.items() if token.content}
         self._bytes = _byte_of_character()
 
     @classmethod
@@ -82,7 +82,8 @@ class Tokenizer:
         """Returns the token ids of `text` without the character `mark`.
 
         A mark within the name of an added token keeps that from becoming the token: it is encoded as the text
-        it reads. Without any mark, the result is that of `encode`.
+        it reads. Without any mark, the result is that of `encode`, for tokenizers whose added tokens do not
+        take the white space around them (none of Qwen's does).
 
         Raises:
             GenerationError: the text holds half a surrogate pair.

@@ -25,26 +25,28 @@ SAMPLE_STEP = 16
 
 
 def keep_top_k(logits: NDArray[np.float32], top_k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Returns ids, in ascending order, and logits of the `top_k` largest (0: all)."""
+    """Returns ids, in ascending order, and logits of the `top_k` largest (0: all), of equals the first."""
     if not 0 < top_k < len(logits):
         return np.arange(len(logits)), logits
-    ids = np.flatnonzero(top_k_mask(logits, top_k))
-    return ids, logits[ids]
+    columns = len(logits) // COLUMN_HEIGHT
+    if columns <= top_k:
+        ids = np.flatnonzero(top_k_mask(logits, top_k))
+        return ids, logits[ids]
+    # Fold the logits into columns: each column's maximum is a value of its own, so at least top_k values reach
+    # the top_k-th largest maximum. Few others do, and the rest need no selection.
+    maxima = logits[: COLUMN_HEIGHT * columns].reshape(COLUMN_HEIGHT, columns).max(axis=0)
+    reached = np.partition(maxima, columns - top_k)[columns - top_k]
+    ids = np.flatnonzero(logits > reached)
+    if len(ids) < top_k:
+        ids = np.flatnonzero(_mark_largest(logits, top_k, reached))
+    scores = logits[ids]
+    kept = top_k_mask(scores, top_k)
+    return ids[kept], scores[kept]
 
 
 def top_k_mask(logits: NDArray[np.float32], top_k: int) -> NDArray[np.bool_]:
     """Marks the `top_k` largest logits, of equals the first; `top_k` is from 1 to their number."""
-    values, columns = logits, len(logits) // COLUMN_HEIGHT
-    if columns > top_k:
-        # Fold the logits into columns: each column's maximum is a value of its own, so at least top_k values
-        # reach the top_k-th largest maximum. Few others do, and the rest need no selection.
-        maxima = logits[: COLUMN_HEIGHT * columns].reshape(COLUMN_HEIGHT, columns).max(axis=0)
-        reached = np.partition(maxima, columns - top_k)[columns - top_k]
-        larger = np.flatnonzero(logits > reached)
-        if len(larger) < top_k:
-            return _mark_largest(logits, top_k, reached)
-        values = logits[larger]
-    threshold = np.partition(values, len(values) - top_k)[len(values) - top_k]
+    threshold = np.partition(logits, len(logits) - top_k)[len(logits) - top_k]
     return _mark_largest(logits, top_k, threshold)
 
 

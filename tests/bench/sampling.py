@@ -30,7 +30,7 @@ OPTIONS: dict[str, dict[str, object]] = {
         "repetition_penalty": 1.1,
         "presence_penalty": 0.5,
         "frequency_penalty": 0.2,
-        "logit_bias": {token: 1.0 for token in range(50)},
+        "logit_bias": dict.fromkeys(range(50), 1.0),
         "banned_ids": list(range(100, 150)),
     },
 }
