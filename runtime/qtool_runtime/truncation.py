@@ -32,8 +32,8 @@ def keep_top_k(logits: NDArray[np.float32], top_k: int) -> tuple[NDArray[np.int6
     if columns <= top_k:
         ids = np.flatnonzero(top_k_mask(logits, top_k))
         return ids, logits[ids]
-    # Fold the logits into columns: each column's maximum is a value of its own, so at least top_k values reach
-    # the top_k-th largest maximum. Few others do, and the rest need no selection.
+    # Fold the logits into columns: each column's maximum is a value of its own, so at least top_k values
+    # reach the top_k-th largest maximum. Few others do, and the rest need no selection.
     maxima = logits[: COLUMN_HEIGHT * columns].reshape(COLUMN_HEIGHT, columns).max(axis=0)
     reached = np.partition(maxima, columns - top_k)[columns - top_k]
     ids = np.flatnonzero(logits > reached)
