@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
+import json
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import qtool
-from support.fixtures import Artifacts, Checkpoints
+from support.fixtures import Artifacts, Checkpoints, Golden
 from support.tiny import TinyCheckpoint, write_tiny_checkpoint
 
 
@@ -40,3 +43,26 @@ def tiny_artifact(tiny_checkpoint: Checkpoints, tmp_path_factory: pytest.TempPat
         return qtool.build(source, target=target, output=tmp_path_factory.mktemp("artifact") / target).path
 
     return artifact
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Golden:
+    """`golden("plan.json", document)`: fails unless tests/golden/plan.json says the same.
+
+    After an intended change, write the files anew with `pytest --update-goldens` and review what differs.
+    """
+
+    def compare(name: str, document: Any) -> None:
+        path = Path(__file__).parent / "golden" / name
+        text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        if request.config.getoption("--update-goldens"):
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8", newline="\n")
+            return
+        expected = path.read_text("utf-8") if path.is_file() else ""
+        lines = difflib.unified_diff(
+            expected.splitlines(), text.splitlines(), f"golden/{name}", "now", lineterm=""
+        )
+        assert text == expected, "\n".join(["see tests/conftest.py: golden", *lines])
+
+    return compare

@@ -101,21 +101,30 @@ def measure(model: str, target: str, rounds: int, peer: tuple[str, Path] | None)
                 result["peer_bytes"] = folder_bytes(folder / "artifact")
                 result["peer_weight_bytes"] = folder_bytes(folder / "artifact", "*.onnx*")
                 say(f"peer round {number + 1}: {describe(theirs[-1])}")
-    result["seconds"] = statistics.median(child.seconds for child in ours)
-    result["peak_bytes"] = max(child.peak_bytes for child in ours)
+    result |= summary(ours, "")
     if theirs:
-        result["peer_seconds"] = statistics.median(child.seconds for child in theirs)
-        result["peer_peak_bytes"] = max(child.peak_bytes for child in theirs)
-        result["time_ratio"] = paired_ratio(
-            [child.seconds for child in theirs], [child.seconds for child in ours]
-        )
+        result |= summary(theirs, "peer_")
+        for what in ("seconds", "cpu_seconds"):
+            result[f"{what}_ratio"] = paired_ratio(
+                [getattr(child, what) for child in theirs], [getattr(child, what) for child in ours]
+            )
         result["peak_ratio"] = result["peer_peak_bytes"] / result["peak_bytes"]
     return result
 
 
+def summary(children: list[Child], prefix: str) -> dict[str, float]:
+    """Returns the medians of the times and the largest peak."""
+    return {
+        f"{prefix}seconds": statistics.median(child.seconds for child in children),
+        f"{prefix}cpu_seconds": statistics.median(child.cpu_seconds for child in children),
+        f"{prefix}peak_bytes": max(child.peak_bytes for child in children),
+    }
+
+
 def describe(child: Child) -> str:
     """Returns time and memory for people."""
-    return f"{child.seconds:.1f} s, peak {child.peak_bytes / MEGABYTE:.0f} MB"
+    peak = child.peak_bytes / MEGABYTE
+    return f"{child.seconds:.1f} s ({child.cpu_seconds:.1f} s of processor time), peak {peak:.0f} MB"
 
 
 def report(result: dict[str, Any]) -> None:
@@ -123,14 +132,16 @@ def report(result: dict[str, Any]) -> None:
 
     def line(name: str, prefix: str, compared: str = "") -> None:
         size, weights = result[f"{prefix}bytes"] / MEGABYTE, result[f"{prefix}weight_bytes"] / MEGABYTE
-        seconds, peak = result[f"{prefix}seconds"], result[f"{prefix}peak_bytes"] / MEGABYTE
-        say(f"{name}: median {seconds:.1f} s, peak {peak:.0f} MB{compared}")
+        seconds, cpu = result[f"{prefix}seconds"], result[f"{prefix}cpu_seconds"]
+        peak = result[f"{prefix}peak_bytes"] / MEGABYTE
+        say(f"{name}: median {seconds:.1f} s ({cpu:.1f} s of processor time), peak {peak:.0f} MB{compared}")
         say(f"    artifact {size:.1f} MB, of which graph and weights {weights:.1f} MB")
 
     line(result["model"], "")
-    if "time_ratio" in result:
-        ratio = result["time_ratio"]["median"]
-        line("peer", "peer_", f": {ratio:.1f} times as long, {result['peak_ratio']:.1f} times the memory")
+    if "seconds_ratio" in result:
+        wall, cpu = result["seconds_ratio"]["median"], result["cpu_seconds_ratio"]["median"]
+        memory = result["peak_ratio"]
+        line("peer", "peer_", f": {wall:.1f} ({cpu:.1f}) times as long, {memory:.1f} times the memory")
 
 
 def main() -> None:

@@ -10,19 +10,24 @@ Engines, each in a process of its own (see engines.py):
 - genai-default: the same with the artifact's genai_config.json as it is;
 - llama: llama.cpp through llama-cpp-python over a GGUF file of the same model (requantize.py makes one).
 
-Rounds are interleaved: in every round each engine reads a prompt of 128 tokens, generates 128 tokens after
-it, and reads a prompt of 512; the order rotates. Compared are medians of the ratios of one round, because the
-machine's speed drifts more between rounds than between engines. The time to the first token counts as
-prefill. qtool's decode time includes text output, that of the others does not.
+Everything is interleaved, because the machine's speed drifts more from second to second than between engines.
+In each round every engine reads a prompt of 512 tokens, then one of 128, and then they take turns in generating
+16 tokens each until they have 128; the order rotates. Compared are medians of the ratios of one turn. The time
+to the first token counts as prefill. qtool's decode time includes text output, that of the others does not.
 
-Load time is that of a fresh process with the files in the page cache, without the imports, median of
-`--loads`; memory is VmRSS after loading (of which anonymous: what the kernel cannot drop), and VmHWM after
-the rounds, both with the interpreter and the tokenizer.
+On a machine that does other work too, measure with one thread as well: two threads that wait for each other at
+every layer lose far more than half their speed when something takes one of their processors. The load average
+is printed, so that a reader can tell.
+
+Start time is that of a fresh process with the files in the page cache, from the engine's import until it is
+ready, median of `--loads`; memory is VmRSS after loading (of which anonymous: what the kernel cannot drop),
+and VmHWM after the rounds, both with the interpreter and the tokenizer.
 
 The read-bandwidth limit is measured between the engines of the same rounds: as many threads as the engines
 have, each with a dot product of a 256 MB float32 vector with itself (one stream of reads, no writes, far
-beyond any cache). The fraction is weight bytes that a token reads * tokens per second / the best bandwidth of
-all rounds. Weight bytes are the artifact's matrices but for the embedding, of which a token reads one row.
+beyond any cache). The fraction is weight bytes that a token reads * tokens per second / bandwidth, best
+round of both. Weight bytes are the artifact's matrices, less an embedding that is not the LM head too, as a
+token reads one row of it.
 """
 
 from __future__ import annotations
@@ -44,9 +49,11 @@ from typing import Any
 from measure import MEGABYTE, argument_parser, finish, paired_ratio, say
 
 HERE = Path(__file__).resolve().parent
-PROMPTS = (128, 512)
-TOKENS = 128
-PAUSE_SECONDS = 0.3
+PROMPTS = (512, 128)
+"""The second one is continued."""
+TURN = 16
+TURNS = 8
+PAUSE_SECONDS = 0.05
 """Between two measurements: the threads of the engine before keep spinning for a while."""
 
 
@@ -56,23 +63,25 @@ class Contender:
 
     label: str
     command: list[str]
-    loads: list[float] = field(default_factory=list)
-    imports: list[float] = field(default_factory=list)
+    starts: list[float] = field(default_factory=list)
     memory: dict[str, int] = field(default_factory=dict)
     peak: int = 0
     prefill: dict[int, list[float]] = field(default_factory=lambda: {count: [] for count in PROMPTS})
     decode: list[float] = field(default_factory=list)
 
+    def rates(self) -> dict[str, list[float]]:
+        """Returns tokens per second in each round."""
+        return {"decode": self.decode, **{f"prefill_{count}": rates for count, rates in self.prefill.items()}}
+
     def summary(self) -> dict[str, Any]:
         """Returns medians: seconds, bytes, tokens per second."""
         return {
-            "import_seconds": statistics.median(self.imports),
-            "load_seconds": statistics.median(self.loads),
+            "start_seconds": statistics.median(self.starts),
             "resident_bytes": self.memory["resident"],
             "anonymous_bytes": self.memory["anonymous"],
             "peak_bytes": self.peak,
-            "decode_rate": statistics.median(self.decode),
-            **{f"prefill_rate_{count}": statistics.median(rates) for count, rates in self.prefill.items()},
+            **{what: statistics.median(rates) for what, rates in self.rates().items()},
+            **{f"best_{what}": max(rates) for what, rates in self.rates().items()},
         }
 
 
@@ -138,7 +147,9 @@ def bytes_per_token(artifact: Path) -> int:
     """Returns how many bytes of weights each decoded token reads."""
     manifest = json.loads((artifact / "manifest.json").read_text())
     groups = {group["group"]: group["bytes"] for group in manifest["quantization"]}
-    return sum(size for name, size in groups.items() if name != "embedding")
+    if "lm_head" in groups:
+        del groups["embedding"]
+    return sum(groups.values())
 
 
 def bandwidth_meter(threads: int) -> Callable[[], float]:
@@ -169,37 +180,43 @@ def run(
         for contender in contenders:
             with started(contender) as worker:
                 if attempt:  # the first fills the page cache
-                    contender.loads.append(worker.started["load"])
-                    contender.imports.append(worker.started["import"])
+                    contender.starts.append(worker.started["import"] + worker.started["load"])
         say(f"load {attempt} of {loads}")
     limits = []
     with ExitStack() as stack:
         workers = [stack.enter_context(started(contender)) for contender in contenders]
-        for contender, worker in zip(contenders, workers, strict=True):
+        pairs = list(zip(contenders, workers, strict=True))
+        for contender, worker in pairs:
             contender.memory = worker.started["memory"]
-            worker.ask(prompt=PROMPTS[0], tokens=8)
+            worker.ask(prompt=PROMPTS[-1])
         for number in range(rounds):
             limits.append(bandwidth())
-            for index in range(len(contenders)):
-                at = (index + number) % len(contenders)
-                measure_round(contenders[at], workers[at])
+            measure_round(pairs, number)
             say(
                 f"round {number + 1} of {rounds}: bandwidth {limits[-1] / 1e9:.1f} GB/s, decode "
-                + ", ".join(f"{contender.label} {contender.decode[-1]:.1f}" for contender in contenders)
+                + ", ".join(
+                    f"{item.label} {statistics.median(item.decode[-TURNS:]):.1f}" for item in contenders
+                )
             )
-        for contender, worker in zip(contenders, workers, strict=True):
+        for contender, worker in pairs:
             contender.peak = worker.ask(memory=True)["peak"]
     return limits
 
 
-def measure_round(contender: Contender, worker: Worker) -> None:
+def measure_round(pairs: Sequence[tuple[Contender, Worker]], number: int) -> None:
     """Adds one round of rates."""
-    time.sleep(PAUSE_SECONDS)
-    short = worker.ask(prompt=PROMPTS[0], tokens=TOKENS)
-    long = worker.ask(prompt=PROMPTS[1], tokens=1)
-    contender.decode.append(TOKENS / short["decode"])
-    contender.prefill[PROMPTS[0]].append(PROMPTS[0] / short["prefill"])
-    contender.prefill[PROMPTS[1]].append(PROMPTS[1] / long["prefill"])
+
+    def take_turns(turn: int) -> Iterator[tuple[Contender, Worker]]:
+        for index in range(len(pairs)):
+            time.sleep(PAUSE_SECONDS)
+            yield pairs[(index + turn) % len(pairs)]
+
+    for count in PROMPTS:
+        for contender, worker in take_turns(number):
+            contender.prefill[count].append(worker.ask(prompt=count)["rate"])
+    for turn in range(TURNS):
+        for contender, worker in take_turns(number + turn):
+            contender.decode.append(worker.ask(tokens=TURN)["rate"])
 
 
 def ratios(contenders: Sequence[Contender]) -> dict[str, Any]:
@@ -207,12 +224,8 @@ def ratios(contenders: Sequence[Contender]) -> dict[str, Any]:
     ours, *others = contenders
     return {
         other.label: {
-            "decode": paired_ratio(ours.decode, other.decode),
-            **{
-                f"prefill_{count}": paired_ratio(ours.prefill[count], other.prefill[count])
-                for count in PROMPTS
-            },
-            "load_time": statistics.median(ours.loads) / statistics.median(other.loads),
+            what: {**paired_ratio(rates, other.rates()[what]), "best": max(rates) / max(other.rates()[what])}
+            for what, rates in ours.rates().items()
         }
         for other in others
     }
@@ -262,18 +275,21 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.artifact.resolve().parent) as folder:
         contenders = contenders_of(arguments, Path(folder))
         bandwidth = bandwidth_meter(arguments.threads)
+        load_average = [os.getloadavg()[0]]
         limits = run(contenders, arguments.rounds, arguments.loads, bandwidth)
+    load_average.append(os.getloadavg()[0])
     weight_bytes = bytes_per_token(arguments.artifact)
-    fractions = [rate * weight_bytes / max(limits) for rate in contenders[0].decode]
+    fraction = max(contenders[0].decode) * weight_bytes / max(limits)
     results = {contender.label: contender.summary() for contender in contenders}
     compared = ratios(contenders)
     report(results, compared)
-    fraction = statistics.median(fractions)
     percent = f"{100 * fraction:.0f} % of the limit"
+    say(f"load average before and after: {load_average[0]:.1f}, {load_average[1]:.1f}")
     say(f"{contenders[0].label} reads {weight_bytes / MEGABYTE:.0f} MB a token: {percent}")
     finish(
         {
             "threads": arguments.threads,
+            "load_average": load_average,
             "rounds": arguments.rounds,
             "engines": results,
             "ratios": compared,
@@ -286,19 +302,22 @@ def main() -> None:
 
 def report(results: dict[str, dict[str, Any]], compared: dict[str, Any]) -> None:
     """Prints the tables for people."""
-    say("engine         prefill 128  prefill 512  decode tok/s   load s  resident MB (anonymous)  peak MB")
+    say(
+        "median (best)   prefill 128       prefill 512       decode tok/s     start s  resident (anon.), peak"
+    )
     for label, result in results.items():
-        say(
-            f"{label:13} {result['prefill_rate_128']:12.1f} {result['prefill_rate_512']:12.1f}"
-            f" {result['decode_rate']:13.1f} {result['load_seconds']:8.2f}"
-            f" {result['resident_bytes'] / MEGABYTE:12.0f} ({result['anonymous_bytes'] / MEGABYTE:.0f})"
-            f" {result['peak_bytes'] / MEGABYTE:14.0f}"
+        rates = "  ".join(
+            f"{result[what]:6.1f} ({result[f'best_{what}']:6.1f})"
+            for what in ("prefill_128", "prefill_512", "decode")
         )
+        resident, anonymous = result["resident_bytes"] / MEGABYTE, result["anonymous_bytes"] / MEGABYTE
+        peak = result["peak_bytes"] / MEGABYTE
+        memory = f"{resident:4.0f} ({anonymous:.0f}), {peak:.0f} MB"
+        say(f"{label:13} {rates}  {result['start_seconds']:6.2f}  {memory}")
     for label, ratio in compared.items():
-        for what in ("decode", "prefill_128", "prefill_512"):
-            part = ratio[what]
-            spread = f"rounds {part['low']:.3f} to {part['high']:.3f}"
-            say(f"ours / {label}, {what}: {part['median']:.3f} ({spread})")
+        for what, part in ratio.items():
+            spread = f"turns {part['low']:.3f} to {part['high']:.3f}, best to best {part['best']:.3f}"
+            say(f"ours / {label}, {what}: median {part['median']:.3f} ({spread})")
 
 
 if __name__ == "__main__":

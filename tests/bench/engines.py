@@ -6,9 +6,9 @@ ENGINE is "qtool", "genai" or "llama". MODEL is an artifact, or a GGUF file for 
 choice to the engine. The interpreter needs that engine's package, and numpy.
 
 The first line that it prints says how long importing and loading took and what memory they left behind. Then
-each request {"prompt": 128, "tokens": 64} is answered with {"prefill": seconds, "decode": seconds}: a prompt
-of that many token ids, the same for every engine, the first token from it, and as many further tokens,
-greedily. {"memory": true} is answered with the memory in use and its peak.
+it answers requests. {"prompt": 128} reads that many token ids, the same for every engine, into an empty cache
+and generates the first token; {"tokens": 16} goes on from there, greedily. Both are answered with
+{"rate": tokens per second}. {"memory": true} is answered with the memory in use and its peak.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from measure import memory_status
 
@@ -27,18 +27,14 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 CONTEXT = 1024
 
 
-class Timing(NamedTuple):
-    """Seconds for the prompt with the first token, and for all tokens after that."""
-
-    prefill: float
-    decode: float
-
-
 class Engine(Protocol):
     """A loaded model."""
 
-    def run(self, prompt: list[int], tokens: int) -> Timing:
-        """Reads a prompt into an empty cache, and generates the first token and `tokens` more."""
+    def start(self, prompt: list[int]) -> float:
+        """Reads a prompt into an empty cache, generates the first token, and returns the seconds."""
+
+    def advance(self, tokens: int) -> int:
+        """Generates at least that many further tokens, and returns how many."""
 
 
 def prompt_ids(count: int) -> list[int]:
@@ -47,21 +43,25 @@ def prompt_ids(count: int) -> list[int]:
 
 
 class QtoolEngine:
-    """qtool_runtime. Its time includes turning the tokens into text, that of the others does not."""
+    """qtool_runtime, as an application uses it: it also turns the tokens into text, which the others do not."""
 
     def __init__(self, model: Path, threads: int) -> None:
         import qtool_runtime
 
         self._model = qtool_runtime.load(model, threads=threads or None)
+        self._stream: Any = None
 
-    def run(self, prompt: list[int], tokens: int) -> Timing:
-        started = time.perf_counter()
-        stream = self._model.generate(prompt, max_tokens=tokens + 1, ignore_eos=True)
-        stream.read()
-        total = time.perf_counter() - started
-        if len(stream.token_ids) != tokens + 1:
-            raise RuntimeError(f"{len(stream.token_ids)} tokens came instead of {tokens + 1}")
-        return Timing(stream.stats.prefill_seconds, total - stream.stats.prefill_seconds)
+    def start(self, prompt: list[int]) -> float:
+        self._stream = self._model.generate(prompt, max_tokens=CONTEXT - len(prompt), ignore_eos=True)
+        next(self._stream)
+        return float(self._stream.stats.prefill_seconds)
+
+    def advance(self, tokens: int) -> int:
+        found = self._stream.stats.token_ids
+        before = len(found)
+        while len(found) < before + tokens:
+            next(self._stream)  # a piece of text, of one token or more
+        return len(found) - before
 
 
 class GenaiEngine:
@@ -74,27 +74,26 @@ class GenaiEngine:
         self._package: Any = onnxruntime_genai
         self._model = onnxruntime_genai.Model(str(model))
         self._tokenizer = onnxruntime_genai.Tokenizer(self._model)  # the other engines load theirs too
+        self._generator: Any = None
 
-    def run(self, prompt: list[int], tokens: int) -> Timing:
+    def start(self, prompt: list[int]) -> float:
         import numpy as np
 
-        length = len(prompt) + tokens + 1
         options = self._package.GeneratorParams(self._model)
         # Neither random, nor shorter than asked for, nor with a penalty that would have to be computed.
         options.set_search_options(
-            max_length=length, min_length=length, do_sample=False, repetition_penalty=1.0, top_k=1
+            max_length=CONTEXT, min_length=CONTEXT, do_sample=False, repetition_penalty=1.0, top_k=1
         )
-        generator = self._package.Generator(self._model, options)
+        self._generator = self._package.Generator(self._model, options)
         started = time.perf_counter()
-        generator.append_tokens(np.array([prompt], np.int32))
-        generator.generate_next_token()
-        first = time.perf_counter()
+        self._generator.append_tokens(np.array([prompt], np.int32))
+        self._generator.generate_next_token()
+        return time.perf_counter() - started
+
+    def advance(self, tokens: int) -> int:
         for _ in range(tokens):
-            generator.generate_next_token()
-        ended = time.perf_counter()
-        if len(generator.get_sequence(0)) != length:
-            raise RuntimeError(f"{len(generator.get_sequence(0))} tokens came instead of {length}")
-        return Timing(first - started, ended - first)
+            self._generator.generate_next_token()
+        return tokens
 
 
 class LlamaEngine:
@@ -109,27 +108,30 @@ class LlamaEngine:
         self._llama = llama_cpp.Llama(
             str(model), n_ctx=CONTEXT, n_batch=512, n_threads=count, n_threads_batch=count, verbose=False
         )
+        self._context: Any = self._llama._ctx.ctx
         self._vocabulary = self._llama.n_vocab()
+        self._token = 0
 
-    def run(self, prompt: list[int], tokens: int) -> Timing:
-        context = self._llama._ctx.ctx
-        self._package.llama_memory_clear(self._package.llama_get_memory(context), True)
+    def start(self, prompt: list[int]) -> float:
+        self._package.llama_memory_clear(self._package.llama_get_memory(self._context), True)
         started = time.perf_counter()
-        token = self._forward(context, prompt)
-        first = time.perf_counter()
-        for _ in range(tokens):
-            token = self._forward(context, [token])
-        return Timing(first - started, time.perf_counter() - first)
+        self._forward(prompt)
+        return time.perf_counter() - started
 
-    def _forward(self, context: Any, ids: list[int]) -> int:
+    def advance(self, tokens: int) -> int:
+        for _ in range(tokens):
+            self._forward([self._token])
+        return tokens
+
+    def _forward(self, ids: list[int]) -> None:
         import numpy as np
 
         array = (self._package.llama_token * len(ids))(*ids)
-        code = self._package.llama_decode(context, self._package.llama_batch_get_one(array, len(ids)))
+        code = self._package.llama_decode(self._context, self._package.llama_batch_get_one(array, len(ids)))
         if code:
             raise RuntimeError(f"llama_decode returned {code}")
-        logits = self._package.llama_get_logits_ith(context, -1)
-        return int(np.ctypeslib.as_array(logits, (self._vocabulary,)).argmax())
+        logits = self._package.llama_get_logits_ith(self._context, -1)
+        self._token = int(np.ctypeslib.as_array(logits, (self._vocabulary,)).argmax())
 
 
 ENGINES: dict[str, tuple[str, type[QtoolEngine] | type[GenaiEngine] | type[LlamaEngine]]] = {
@@ -154,12 +156,18 @@ def main() -> None:
     start = {"import": imported - started, "load": loaded - imported, "memory": memory_status()}
     print(json.dumps(start), file=answers)
     for line in sys.stdin:
-        request = json.loads(line)
-        if "memory" in request:
-            answer: dict[str, Any] = memory_status()
-        else:
-            answer = engine.run(prompt_ids(request["prompt"]), request["tokens"])._asdict()
-        print(json.dumps(answer), file=answers)
+        print(json.dumps(respond(engine, json.loads(line))), file=answers)
+
+
+def respond(engine: Engine, request: dict[str, int]) -> dict[str, Any]:
+    """Returns the answer to one request."""
+    if "memory" in request:
+        return dict(memory_status())
+    if "prompt" in request:
+        return {"rate": request["prompt"] / engine.start(prompt_ids(request["prompt"]))}
+    started = time.perf_counter()
+    tokens = engine.advance(request["tokens"])
+    return {"rate": tokens / (time.perf_counter() - started)}
 
 
 if __name__ == "__main__":

@@ -27,11 +27,13 @@ class Child:
 
     Attributes:
         seconds: wall time from start to end.
+        cpu_seconds: processor time, of all threads; the steadier of the two on a machine that is shared.
         peak_bytes: largest resident set of the process or of one of the children it waited for.
         stdout: what it printed.
     """
 
     seconds: float
+    cpu_seconds: float
     peak_bytes: int
     stdout: str
 
@@ -75,7 +77,7 @@ def run_child(command: Sequence[str | Path], environment: Mapping[str, str] | No
             tail = "\n".join(stderr.read().decode(errors="replace").splitlines()[-20:])
             raise RuntimeError(f"{' '.join(words)} ended with {process.returncode}:\n{tail}")
     unit = 1 if sys.platform == "darwin" else 1024
-    return Child(seconds, usage.ru_maxrss * unit, text)
+    return Child(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit, text)
 
 
 def memory_status() -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -11,15 +12,18 @@ import pytest
 from click.testing import CliRunner
 
 import qtool
+import qtool_targets
 from qtool.checkpoint import Weight
 from qtool.cli import cli
-from qtool.errors import MissingExtraError, QtoolError
+from qtool.errors import BudgetError, MissingExtraError, QtoolError
 from qtool.exporters import optimum
 from qtool.models.graph import MICROSOFT, add_initializer
 from qtool.passes.linear import linears
 from qtool.passes.normalize_linear import NormalizeLinear
+from qtool.pipeline import plan_jobs
 from qtool.storage import FloatStorage, StoredTensor
 from support.fixtures import Checkpoints
+from support.tiny import write_tiny_checkpoint
 
 UP = "model.layers.0.mlp.up_proj.weight"
 FLOAT = ir.DataType.FLOAT
@@ -91,6 +95,23 @@ def test_a_graph_that_does_not_fit_the_checkpoint_is_refused(
     lazy = {name: weight(name, *shape) for name, shape in weights.items()}
     with pytest.raises(QtoolError, match=message):
         optimum._insert_weights(traced(stored=False).graph, lazy, FLOAT)
+
+
+def test_the_context_that_a_budget_error_names_fits(tmp_path: Path) -> None:
+    """A cache that grows by concatenation exists twice, so a token costs more than its bytes."""
+    source = write_tiny_checkpoint(tmp_path / "source", max_position_embeddings=4096).folder
+    (job,) = plan_jobs(source, ["x64-fp32"], exporter="optimum")
+    budget = int(job.plan.device.peak / 1e6) - 1
+    shipped = Path(qtool_targets.__file__).with_name("x64-fp32.toml").read_text("utf-8")
+    small = tmp_path / "small.toml"
+    small.write_text(shipped.replace("budget_mb = 24000", f"budget_mb = {budget}"), "utf-8")
+    (job,) = plan_jobs(source, [small], exporter="optimum")
+    with pytest.raises(BudgetError) as caught:
+        job.plan.check_budget()
+    context = re.search(r"--context (\d+) or less", caught.value.hint)
+    assert context is not None
+    (smaller,) = plan_jobs(source, [small], exporter="optimum", context=int(context[1]))
+    smaller.plan.check_budget()
 
 
 @pytest.mark.parametrize("package", ["optimum", "torch", "transformers"])

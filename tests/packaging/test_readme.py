@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 import qtool
 from qtool.cli import cli
+from support.places import shared_folder
 
 README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
 
@@ -17,7 +18,9 @@ HELP_BLOCKS = re.findall(r"```text\n\$ qtool (.*?) ?--help\n(.*?)```", README, r
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
-@pytest.mark.parametrize(("command", "text"), HELP_BLOCKS, ids=[command or "qtool" for command, _ in HELP_BLOCKS])
+@pytest.mark.parametrize(
+    ("command", "text"), HELP_BLOCKS, ids=[command or "qtool" for command, _ in HELP_BLOCKS]
+)
 def test_help_is_as_in_the_readme(command: str, text: str) -> None:
     result = CliRunner().invoke(cli, [*command.split(), "--help"], prog_name="qtool", terminal_width=100)
     assert result.exit_code == 0
@@ -49,3 +52,33 @@ def test_the_table_of_targets_is_complete() -> None:
 
     for name in qtool_targets.names():
         assert f"`{name}`" in README
+
+
+MODELS = {
+    "Qwen2.5-0.5B, Coder-0.5B": "Qwen2.5-0.5B-Instruct",
+    "Qwen3-0.6B": "Qwen3-0.6B",
+    "Qwen2.5-1.5B, Coder, Math": "Qwen2.5-1.5B-Instruct",
+    "Qwen3-1.7B": "Qwen3-1.7B",
+    "Qwen2.5-3B": "Qwen2.5-3B-Instruct",
+    "Qwen3-4B": "Qwen3-4B",
+}
+
+
+@pytest.mark.parametrize("title", MODELS)
+def test_the_advice_is_what_the_plan_says(title: str) -> None:
+    """Sizes and memory in the table of models and devices, to a tenth of a GB."""
+    from qtool.pipeline import plan_jobs
+
+    targets = ("android-arm64-int4", "x64-int4", "x64-int8", "cuda-fp16")
+    shared = shared_folder()
+    if shared is None:
+        pytest.skip("no folder `shared` with the official configurations")
+    folder = shared / "real-models" / "configs" / MODELS[title]
+    (row,) = [line for line in README.splitlines() if line.startswith(f"| {title} |")]
+    cells = [cell.strip() for cell in row.split("|")[2:6]]
+    plans = [job.plan for job in plan_jobs(folder, targets, plan_only=True)]
+    expected = [
+        f"{plan.artifact / 1e9:.1f} GB, {plan.device.peak / 1e9:.1f} GB{'' if plan.fits else ' (over)'}"
+        for plan in plans
+    ]
+    assert cells == expected

@@ -16,7 +16,18 @@ import qtool_targets
 
 REPOSITORY = Path(__file__).parents[2]
 
-BLOCKED = ("torch", "transformers", "onnx", "onnx_ir", "click", "rich", "gguf", "huggingface_hub", "qtool", "qtool_targets")
+BLOCKED = (
+    "torch",
+    "transformers",
+    "onnx",
+    "onnx_ir",
+    "click",
+    "rich",
+    "gguf",
+    "huggingface_hub",
+    "qtool",
+    "qtool_targets",
+)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +64,7 @@ def test_the_wheel_is_small(wheel: Path) -> None:
 
 @pytest.mark.slow
 def test_the_runtime_works_from_the_wheel_without_the_compilers_packages(wheel: Path, tmp_path: Path) -> None:
-    """A device's environment: the wheel with `cpu` only, and every package of the compiler's made unimportable."""
+    """On a device: the wheel with `cpu` only, and every package of the compiler made unimportable."""
     artifact = qtool.build(target="x64-int4", output=tmp_path / "artifact").path
     environment = tmp_path / "environment"
     venv.create(environment, with_pip=True)
@@ -76,6 +87,7 @@ with qtool_runtime.load({str(artifact)!r}) as model:
         [python, "-c", script], check=True, capture_output=True, text=True, cwd=tmp_path, encoding="utf-8"
     )
     assert "kitchen" in done.stdout
+    # huggingface_hub comes with tokenizers; the runtime does not import it.
     listed = subprocess.run([python, "-m", "pip", "list"], check=True, capture_output=True, text=True).stdout
-    for heavy in ("torch", "transformers", "onnx-ir", "huggingface"):
-        assert heavy not in listed
+    names = {line.split()[0].lower() for line in listed.splitlines() if line.strip()}
+    assert not names & {"torch", "transformers", "onnx", "onnx-ir", "gguf", "rich"}

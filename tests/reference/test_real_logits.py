@@ -83,10 +83,12 @@ def test_logits(artifact: Path, network: Any, tokens: list[int], tolerance: floa
 
 def test_greedy_tokens(artifact: Path, network: Any, tokens: list[int]) -> None:
     expected: list[int] = []
+    step, cache = tokens, None
     with torch.no_grad():
         for _ in range(GREEDY_TOKENS):
-            logits = network(torch.tensor([tokens + expected]), use_cache=False, logits_to_keep=1).logits
-            expected.append(int(np.argmax(logits[0, -1].numpy())))
+            found = network(torch.tensor([step]), past_key_values=cache, use_cache=True, logits_to_keep=1)
+            step, cache = [int(np.argmax(found.logits[0, -1].numpy()))], found.past_key_values
+            expected += step
     with qtool_runtime.load(artifact, threads=2) as model:
         stream = model.generate(tokens, max_tokens=GREEDY_TOKENS, ignore_eos=True)
         stream.read()

@@ -107,12 +107,15 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return write_files(files, tmp_path_factory.mktemp("tokenizer"))
 
 
+@pytest.fixture(scope="module")
+def theirs(folder: Path) -> Any:
+    """transformers' tokenizer of that folder."""
+    return transformers.AutoTokenizer.from_pretrained(folder)
+
+
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
-def test_the_same_ids_and_the_same_text(folder: Path, text: str) -> None:
-    theirs, ours = (
-        transformers.AutoTokenizer.from_pretrained(folder),
-        Tokenizer.from_file(folder / "tokenizer.json"),
-    )
+def test_the_same_ids_and_the_same_text(folder: Path, theirs: Any, text: str) -> None:
+    ours = Tokenizer.from_file(folder / "tokenizer.json")
     ids = theirs.encode(text)
     assert ours.encode(text) == ids
     for skip in (False, True):
@@ -121,10 +124,8 @@ def test_the_same_ids_and_the_same_text(folder: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("conversation", CONVERSATIONS.values(), ids=CONVERSATIONS)
-def test_the_same_prompt(folder: Path, conversation: dict[str, Any]) -> None:
-    theirs, ours = transformers.AutoTokenizer.from_pretrained(folder), ChatTemplate.from_folder(folder)
-    expected = prompt_of(theirs, conversation)
-    assert ours.render(**conversation) == expected
+def test_the_same_prompt(folder: Path, theirs: Any, conversation: dict[str, Any]) -> None:
+    assert ChatTemplate.from_folder(folder).render(**conversation) == prompt_of(theirs, conversation)
 
 
 @pytest.mark.parametrize("thinking", [None, True, False])
@@ -142,8 +143,7 @@ def test_qwen3_prompts(conversation: dict[str, Any], thinking: bool | None, tmp_
     assert ChatTemplate(source).render(**conversation, **options) == expected
 
 
-def test_special_tokens(folder: Path) -> None:
-    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+def test_special_tokens(folder: Path, theirs: Any) -> None:
     assert theirs.eos_token == "<|im_end|>"
     assert theirs.pad_token == "<|endoftext|>"
     generation = json.loads((folder / "generation_config.json").read_text("utf-8"))
@@ -151,12 +151,24 @@ def test_special_tokens(folder: Path) -> None:
     assert theirs.eos_token_id in (ends if isinstance(ends, list) else [ends])
 
 
-@pytest.mark.real
-@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
-def test_ids_of_the_official_tokenizer(real_gguf: Path, text: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def official() -> Any:
+    """The official tokenizer of Qwen2.5, in transformers."""
     shared = shared_folder()
     if shared is None:
         pytest.skip("there is no folder of official tokenizers; set QTOOL_SHARED")
-    official = transformers.AutoTokenizer.from_pretrained(shared / "real-models" / "tokenizers" / "qwen2.5")
-    folder = write_files(open_checkpoint(str(real_gguf)).tokenizer_files(), tmp_path)
-    assert Tokenizer.from_file(folder / "tokenizer.json").encode(text) == official.encode(text)
+    return transformers.AutoTokenizer.from_pretrained(shared / "real-models" / "tokenizers" / "qwen2.5")
+
+
+@pytest.fixture(scope="module")
+def rebuilt(real_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    """The tokenizer of a real GGUF file of Qwen2.5, in our runtime."""
+    folder = tmp_path_factory.mktemp("rebuilt")
+    write_files(open_checkpoint(str(real_gguf)).tokenizer_files(), folder)
+    return Tokenizer.from_file(folder / "tokenizer.json")
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_ids_of_the_official_tokenizer(official: Any, rebuilt: Tokenizer, text: str) -> None:
+    assert rebuilt.encode(text) == official.encode(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from support.tiny import TinyCheckpoint
 
@@ -11,3 +12,5 @@ Checkpoints = Callable[..., TinyCheckpoint]
 """`tiny_checkpoint(architecture, tied=...)`"""
 Artifacts = Callable[..., Path]
 """`tiny_artifact(target, architecture, tied=...)`"""
+Golden = Callable[[str, Any], None]
+"""`golden("plan.json", document)`"""

@@ -29,15 +29,15 @@ _BUILD_BASE_BYTES = 180_000_000
 """Python, numpy, onnx_ir and the tokenizer during a build."""
 _BUILD_BYTES_PER_THREAD = 24_000_000
 """Rows of a chunk and the temporaries of reading and quantizing them."""
-_RUNTIME_BYTES = 90_000_000
-"""Python, onnxruntime, numpy and the tokenizer on the device."""
+_RUNTIME_BYTES, _RUNTIME_BYTES_PER_TOKEN = 75_000_000, 450
+"""Python, onnxruntime and numpy on the device; the tokenizer, by the size of its vocabulary."""
 _PREFILL_CHUNK = 512
 """Most tokens that one step of the runtime computes (`qtool_runtime.graph`)."""
 _PREFILL_CHUNK_ALL_LOGITS = 64
 """The same for graphs that return logits for every token."""
-_PACKING_FACTOR = 1.35
-"""Peak of memory for weights at load over their size: ONNX Runtime repacks matrices one after another into
-buffers of its own while the file's pages are still resident."""
+_PACKED_BYTES_PER_GROUP = 8
+"""On the CPU, ONNX Runtime repacks integer matrices into buffers of its own, which also hold each group's scale
+and sum as float32; the file's scales and zero points stay mapped beside them, its integers do not."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,9 @@ class Plan:
             return
         room = self.device.budget - self.device.peak + self.device.kv_cache
         hint = "Choose a smaller model or fewer bits, raise the budget in a target file of your own"
-        if room > self.kv_bytes_per_token:
-            hint += f", or pass --context {room // self.kv_bytes_per_token} or less"
+        per_token = self.device.kv_cache // self.context
+        if room > per_token:
+            hint += f", or pass --context {room // per_token} or less"
         raise BudgetError(
             f"target {self.target}: the device would need {self.device.peak / 1e6:,.0f} MB at a context of"
             f" {self.context} tokens, its budget is {self.device.budget / 1e6:,.0f} MB",
@@ -166,7 +167,7 @@ def device_memory(
         concatenates: the graph returns longer keys and values instead of updating them in place, computes
             attention in basic operators, and returns logits for every token.
     """
-    weights = int(data_bytes * _PACKING_FACTOR)
+    weights = data_bytes + _packing_bytes(config, target)
     cache = context * kv_bytes_per_token(config, target)
     float_bytes = _FLOAT_BYTES[target.precision.activations]
     # The widest moment of a prefill step: residual, gate, up and their product, all for one chunk.
@@ -179,11 +180,31 @@ def device_memory(
         # Scores (three in a row), and one layer's keys and values repeated for every query head.
         attention = config.num_attention_heads * context * (3 * chunk + 2 * config.head_dim) * float_bytes
     activations = chunk * width * float_bytes + logits_rows * config.vocab_size * 4 + attention
+    runtime = _RUNTIME_BYTES + config.vocab_size * _RUNTIME_BYTES_PER_TOKEN
     return MemoryPlan(
         weights=weights,
         kv_cache=cache,
         activations=activations,
-        runtime=_RUNTIME_BYTES,
-        peak=weights + cache + activations + _RUNTIME_BYTES,
+        runtime=runtime,
+        peak=weights + cache + activations + runtime,
         budget=target.memory.budget_mb * 1_000_000,
     )
+
+
+def _packing_bytes(config: QwenConfig, target: Target) -> int:
+    """Returns what a CPU provider's own copies of the weight matrices add to the data file."""
+    if target.execution.provider not in ("cpu", "webgpu"):
+        return 0
+    added = 0
+    for name, shape in weight_shapes(config).items():
+        role = role_of(name)
+        if role is None or (role == Role.EMBEDDING and not config.tie_word_embeddings):
+            continue
+        # A tied embedding is both looked up, in the file's pages, and multiplied with, as the LM head.
+        tied = role == Role.EMBEDDING
+        scheme = scheme_for(target, Role.LM_HEAD if tied else role)
+        if scheme.is_integer:
+            added += shape[0] * (shape[1] // scheme.group_size) * _PACKED_BYTES_PER_GROUP
+        elif tied:
+            added += prod(shape) * scheme.bits // 8
+    return added

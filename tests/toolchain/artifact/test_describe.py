@@ -152,6 +152,23 @@ def test_genai_config_says_the_same_as_the_manifest(tiny_artifact: Artifacts, ta
     )
 
 
+@pytest.mark.parametrize(
+    ("group_size", "symmetric", "minimum"),
+    [(32, False, "1.23"), (64, False, "1.27"), (64, True, "1.23")],
+)
+def test_a_later_onnxruntime_is_asked_for_where_earlier_ones_compute_something_else(
+    tmp_path: Path, tiny_checkpoint: Checkpoints, group_size: int, symmetric: bool, minimum: str
+) -> None:
+    """Rows of the tiny embedding are two groups of 32, or one of 64: an odd number, with zero points."""
+    target = qtool_targets.load("x64-int4")
+    target = replace(target, weights=replace(target.weights, group_size=group_size, symmetric=symmetric))
+    artifact = qtool.build(tiny_checkpoint().folder, target=target, output=tmp_path / "out")
+    assert artifact.manifest.graph.minimum_onnxruntime == minimum
+    later = replace(target, execution=replace(target.execution, minimum_onnxruntime="1.100.2"))
+    again = qtool.build(tiny_checkpoint().folder, target=later, output=tmp_path / "out", force=True)
+    assert again.manifest.graph.minimum_onnxruntime == "1.100.2"
+
+
 def test_a_cache_that_is_concatenated_is_not_shared(
     tiny_artifact: Artifacts, tiny_checkpoint: Checkpoints
 ) -> None:

@@ -13,8 +13,8 @@ from qtool.nano.corpus import CATEGORIES, Example, held_out, train_examples
 from qtool.nano.unit import is_held_out, normalize
 
 # The digests change whenever the text changes, and then the shipped weights must be trained again.
-TRAIN_DIGEST = "@TRAIN@"
-HELD_OUT_DIGEST = "@HELD@"
+TRAIN_DIGEST = "4e889b3a533c0778"
+HELD_OUT_DIGEST = "45c8bd782afcea3e"
 
 
 def digest(examples: list[Example]) -> str:

@@ -91,6 +91,16 @@ def test_a_residual_is_not_taken_for_a_bias() -> None:
     assert operators(quantized(model)) == {"MatMulNBits": 1, "Add": 1}
 
 
+def test_a_constant_matrix_is_not_taken_for_a_bias() -> None:
+    """MatMulNBits takes a vector only."""
+    builder = GraphBuilder("matrix", ir.DataType.FLOAT)
+    x = builder.input("x", ir.DataType.FLOAT, [5, 64])
+    matrix = builder.weight(weight("m", 5, 48))
+    product = builder.linear("up", x, weight(UP, 48, 64))
+    model = finish(builder, builder.op("sum", "Add", [product, matrix]), 5, 48)
+    assert operators(quantized(model)) == {"MatMulNBits": 1, "Add": 1}
+
+
 def test_a_product_with_anything_but_a_weight_stays() -> None:
     builder = GraphBuilder("product", ir.DataType.FLOAT)
     x = builder.input("x", ir.DataType.FLOAT, [48, 64])

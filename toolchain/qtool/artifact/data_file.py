@@ -84,8 +84,8 @@ def write_data_files(files: Sequence[tuple[Path, Layout]], threads: int, progres
 def _run(pool: ThreadPoolExecutor, chunks: list[_Chunk], total: int, progress: Progress) -> None:
     """Writes all chunks; the first error, or Ctrl-C, stops the rest."""
     done = 0
-    futures = [pool.submit(chunk.write) for chunk in chunks]
     try:
+        futures = [pool.submit(chunk.write) for chunk in chunks]
         for future in futures:
             done += future.result()
             progress(done, total)

@@ -112,7 +112,7 @@ def graph_interface(model: ir.Model, target: Target) -> Graph:
     return Graph(
         file=MODEL_FILE,
         provider=target.execution.provider,
-        minimum_onnxruntime=target.execution.minimum_onnxruntime,
+        minimum_onnxruntime=minimum_onnxruntime(model, target),
         inputs=inputs,
         outputs=tuple(str(value.name) for value in model.graph.outputs),
         past_key=decoder.PAST_KEY,
@@ -121,6 +121,18 @@ def graph_interface(model: ir.Model, target: Target) -> Graph:
         present_value=decoder.PRESENT_VALUE,
         logits_rows_input=decoder.LOGITS_ROWS_INPUT if decoder.LOGITS_ROWS_INPUT in inputs else None,
     )
+
+
+def minimum_onnxruntime(model: ir.Model, target: Target) -> str:
+    """Returns the target's version, or a later one where earlier kernels would compute something else."""
+    minimum = target.execution.minimum_onnxruntime
+    for node in model.graph:
+        # Before 1.27, the CPU kernel misreads 4-bit zero points of rows with an odd number of groups.
+        if node.op_type == "GatherBlockQuantized" and node.attributes.get_int("bits", 4) == 4:
+            scale, *zero_point = node.inputs[2:]
+            if zero_point and scale is not None and scale.shape is not None and scale.shape.numpy()[1] % 2:
+                return max(minimum, "1.27", key=lambda text: [int(part) for part in text.split(".")])
+    return minimum
 
 
 def kv_cache(config: QwenConfig, target: Target, model: ir.Model) -> KvCache:

@@ -4,6 +4,9 @@ A trace records operations, not values, so the network gets placeholders for its
 seen in the parameter's shape. No weight is read or held, and because torch stores equal parameters once, the
 traced file has one matrix of each shape instead of all of them. Each parameter keeps its Hugging Face name,
 by which `qtool.exporters.optimum` gives it the checkpoint's values afterwards.
+
+What remains is torch's own: its shape inference copies every matrix, so a trace takes about as much memory as
+the weights (3.4 GB and 40 s for 0.5B in float32; Optimum's command with the real weights 5.6 GB and 100 s).
 """
 
 from __future__ import annotations
@@ -121,8 +124,8 @@ def _network(config: QwenConfig, dtype: Any) -> Any:
 def _export(network: Any, float_dtype: str, path: Path) -> None:
     """Writes the network as ONNX, as `optimum-cli export onnx --task text-generation-with-past` does.
 
-    Constant folding is off: it would replace weights by transposed, nameless copies. What else Optimum's
-    command does (validation, merging, another session to look for dynamic axes) needs real weights.
+    Constant folding is off: it would replace weights by transposed, nameless copies. What Optimum's command
+    does after this (validation, a session that looks for dynamic axes) is of no use with placeholders.
     """
     description = _NETWORKS[network.config.model_type][1](
         network.config,

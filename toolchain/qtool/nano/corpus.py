@@ -52,6 +52,7 @@ SYSTEM_MESSAGES = (
 )
 HELD_OUT_SEED = 20250101
 _TRIES = 10_000
+_FRESH_TRIES = 100
 
 
 @dataclass(frozen=True)
@@ -156,10 +157,11 @@ def train_examples(seed: int, count: int, *, practice: bool = False) -> Iterator
 
 
 def held_out(count: int = 400) -> list[Example]:
-    """The fixed evaluation set: every category in turn, thinking off and on, no prompt twice.
+    """The fixed evaluation set: every category in turn, thinking off and on, no question twice.
 
     Args:
-        count: How many examples; a longer set starts with the shorter one.
+        count: How many examples; a longer set starts with the shorter one. Categories with few phrasings,
+            such as lists, run out first and are then passed over.
 
     Returns:
         The examples. None of their questions is ever trained on.
@@ -167,12 +169,23 @@ def held_out(count: int = 400) -> list[Example]:
     source = random.Random(HELD_OUT_SEED)
     examples: list[Example] = []
     seen: set[str] = set()
+    place = 0
     while len(examples) < count:
-        place = len(examples)
-        unit = _held_out_unit(source, CATEGORIES[place % len(CATEGORIES)])
-        text = str(unit.system) + str(unit.messages)
-        if text in seen:
-            continue
-        seen.add(text)
-        examples.append(_conversation(source, unit, thinking=(place // len(CATEGORIES)) % 2 == 1))
+        category = CATEGORIES[place % len(CATEGORIES)]
+        unit = _unseen_unit(source, category, seen)
+        if unit is not None:
+            thinking = (place // len(CATEGORIES)) % 2 == 1
+            examples.append(_conversation(source, unit, thinking=thinking))
+        place += 1
     return examples
+
+
+def _unseen_unit(source: random.Random, category: str, seen: set[str]) -> Unit | None:
+    """A held-out unit that is not in ``seen`` yet (and then is), or None for a category that is used up."""
+    for _ in range(_FRESH_TRIES):
+        unit = _held_out_unit(source, category)
+        text = str(unit.system) + str(unit.messages)
+        if text not in seen:
+            seen.add(text)
+            return unit
+    return None

@@ -1,7 +1,7 @@
 """Trains nano from nothing: ``python -m qtool.nano.train --output FOLDER``.
 
-Needs torch, which qtool itself never does. About half an hour on two processor cores. The text is made by
-`qtool.nano.corpus`; nothing is downloaded. The last line on standard output is JSON with the figures.
+Needs torch, which qtool itself never does, and about an hour on two busy processor cores. The text is made
+by `qtool.nano.corpus`; nothing is downloaded. The last line on standard output is JSON with the figures.
 """
 
 # torch is not installed where the type checker usually runs.
@@ -120,8 +120,9 @@ def learning_rate(plan: Plan, phase: Phase, step: int) -> float:
 def optimizers_for(network: Qwen3, plan: Plan) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the layers, AdamW for the embedding and the norms, which do not decay.
 
-    Muon makes the steps of a matrix orthogonal, which needs fewer tokens than AdamW alone: that is what makes
-    training on two processor cores practical. Both get their learning rate from the phase at every step.
+    Muon makes the steps of a matrix orthogonal. It is here because others report that it needs fewer tokens
+    than AdamW alone, and processor time is scarce here; the two were not compared on this corpus.
+    Both get their learning rate from the phase at every step.
     """
     inner = [value for name, value in network.named_parameters() if value.dim() == 2 and "embed" not in name]
     norms = [value for value in network.parameters() if value.dim() != 2]
@@ -221,7 +222,7 @@ def report(network: Qwen3, encoder: Encoder, count: int) -> dict[str, dict[str, 
 
 
 def prepare(plan: Plan, start: Path | None) -> tuple[Qwen3, Encoder]:
-    """A new network and tokenizer, or those of a checkpoint that the first phase left."""
+    """A new network and tokenizer, or those of a checkpoint that a phase left."""
     network = Qwen3(Shape())
     if start is None:
         examples = train_examples(plan.seed, plan.tokenizer_examples)
@@ -237,14 +238,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder for the checkpoint")
     parser.add_argument("--seed", type=int, default=Plan.seed)
     parser.add_argument("--threads", type=int, default=Plan.threads)
-    parser.add_argument("--start", type=Path, help="a checkpoint of the first phase: run only the second")
+    parser.add_argument("--start", type=Path, help="a checkpoint that a phase left: go on from there")
+    parser.add_argument("--phase", type=int, default=1, help="with --start: the phase to go on with, from 1")
     chosen = parser.parse_args(arguments)
     plan = Plan(seed=chosen.seed, threads=chosen.threads)
     torch.set_num_threads(plan.threads)
     torch.manual_seed(plan.seed)
     started, seen = time.monotonic(), 0
     network, encoder = prepare(plan, chosen.start)
-    for number in range(0 if chosen.start is None else 1, len(plan.phases)):
+    for number in range(chosen.phase - 1, len(plan.phases)):
         seen += train(network, encoder, plan, number)
         # Each phase ends with what a checkpoint can hold, so that starting from one changes nothing.
         round_to_bfloat16(network)

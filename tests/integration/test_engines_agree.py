@@ -1,0 +1,88 @@
+"""One artifact, several ways to run it: our runtime, a naive loop of full passes, and onnxruntime-genai."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import qtool
+import qtool_runtime
+import qtool_targets
+from support.fixtures import Artifacts
+from support.genai import greedy
+from support.raw_session import RawSession
+from support.tiny import write_tiny_checkpoint
+
+PROMPT = "Hello world in the"
+"""Each word is a token that the tiny tokenizer's merges lead to. (onnxruntime-genai takes a word that is in
+the vocabulary whole, even where they do not.)"""
+CPU_TARGETS = [name for name in qtool_targets.names() if qtool_targets.load(name).execution.provider == "cpu"]
+each_cpu_artifact = pytest.mark.parametrize(
+    ("target", "architecture"), [(target, name) for target in CPU_TARGETS for name in ("qwen2", "qwen3")]
+)
+
+
+def ours(folder: Path, prompt: str, count: int, *, ignore_eos: bool = False, **options: Any) -> list[int]:
+    with qtool_runtime.load(folder, threads=1, **options) as model:
+        stream = model.generate(prompt, max_tokens=count, ignore_eos=ignore_eos)
+        stream.read()
+        return list(stream.token_ids)
+
+
+def naive(folder: Path, prompt: list[int], count: int) -> list[int]:
+    """No cache: every token costs a pass over all before it."""
+    tokens = list(prompt)
+    for _ in range(count):
+        tokens.append(int(RawSession(folder, capacity=256).forward(tokens)[-1].argmax()))
+    return tokens[len(prompt) :]
+
+
+def tokens_of(folder: Path, prompt: str) -> list[int]:
+    with qtool_runtime.load(folder, threads=1) as model:
+        return list(model.tokenizer.encode(prompt))
+
+
+@each_cpu_artifact
+def test_greedy_generation_is_what_a_loop_of_full_passes_gives(
+    tiny_artifact: Artifacts, target: str, architecture: str
+) -> None:
+    folder = tiny_artifact(target, architecture, tied=False)
+    found = ours(folder, PROMPT, 16, ignore_eos=True)
+    assert found == naive(folder, tokens_of(folder, PROMPT), 16)
+    assert len(set(found)) > 3  # a model that repeats one token would prove little
+
+
+@each_cpu_artifact
+def test_genai_reads_the_same_tokens_and_writes_the_same_answer(
+    tiny_artifact: Artifacts, target: str, architecture: str
+) -> None:
+    folder = tiny_artifact(target, architecture, tied=False)
+    prompt, answer = greedy(folder, PROMPT, 24)
+    assert prompt == tokens_of(folder, PROMPT)
+    assert answer == ours(folder, PROMPT, 24)
+    assert len(set(answer)) > 3
+
+
+@pytest.mark.parametrize("target", ["cuda-int4", "cuda-fp16", "directml-int4", "web-int4"])
+def test_artifacts_for_other_providers_run_on_the_cpu_when_asked_to(
+    tiny_artifact: Artifacts, target: str
+) -> None:
+    folder = tiny_artifact(target, "qwen3", tied=False)
+    with qtool_runtime.load(folder, threads=1, provider="cpu") as model:
+        prompt = list(model.tokenizer.encode(PROMPT))
+    found = ours(folder, PROMPT, 8, ignore_eos=True, provider="cpu")
+    assert found == naive(folder, prompt, 8)
+
+
+def test_a_prompt_longer_than_a_chunk_is_read_in_chunks(tmp_path: Path) -> None:
+    """The runtime reads at most some hundred tokens at once; the tiny model's maximum is raised for that."""
+    source = write_tiny_checkpoint(tmp_path / "m", architecture="qwen3", max_position_embeddings=1024).folder
+    folder = qtool.build(source, target="x64-fp32", output=tmp_path / "out").path
+    tokens = np.random.default_rng(0).integers(0, 290, 700)
+    with qtool_runtime.load(folder, threads=1) as model:
+        found = model.new_session().forward(tokens).copy()
+    expected = RawSession(folder, capacity=1024).forward(tokens.tolist())
+    np.testing.assert_allclose(found, expected, atol=1e-4)

@@ -1,0 +1,177 @@
+"""`qtool run` and `qtool chat`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import qtool_runtime
+from support.fixtures import Artifacts
+
+from .conftest import Invoke
+
+
+@pytest.fixture
+def artifact(tiny_artifact: Artifacts) -> Path:
+    return tiny_artifact("x64-int4", "qwen3")
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_artifact: Artifacts) -> Any:
+    """What the runtime itself answers, greedily, in eight tokens."""
+
+    def answer(*messages: tuple[str, str]) -> str:
+        with qtool_runtime.load(tiny_artifact("x64-int4", "qwen3")) as model:
+            turns = [{"role": role, "content": content} for role, content in messages]
+            return model.chat(turns, temperature=0, max_tokens=8).read()
+
+    return answer
+
+
+GREEDY = ["--temperature", 0, "--max-tokens", 8]
+
+
+class TestRun:
+    def test_prints_the_answer_alone(self, invoke: Invoke, artifact: Path, expected: Any) -> None:
+        result = invoke("run", artifact, "Hello world", *GREEDY)
+        assert result.exit_code == 0
+        assert result.stdout == expected(("user", "Hello world")) + "\n"
+        assert result.stderr == ""
+
+    def test_takes_a_system_message(self, invoke: Invoke, artifact: Path, expected: Any) -> None:
+        result = invoke("run", artifact, "Hello", "--system", "Be brief.", *GREEDY)
+        assert result.stdout == expected(("system", "Be brief."), ("user", "Hello")) + "\n"
+
+    def test_reads_the_prompt_from_standard_input(
+        self, invoke: Invoke, artifact: Path, expected: Any
+    ) -> None:
+        result = invoke("run", artifact, "-", *GREEDY, input="Hello world")
+        assert result.stdout == expected(("user", "Hello world")) + "\n"
+
+    def test_raw_continues_the_prompt(self, invoke: Invoke, artifact: Path) -> None:
+        with qtool_runtime.load(artifact) as model:
+            text = model.generate("the world", max_tokens=6).read()
+        assert invoke("run", artifact, "the world", "--raw", "-n", 6).stdout == text + "\n"
+
+    def test_raw_has_no_system_message(self, invoke: Invoke, artifact: Path) -> None:
+        result = invoke("run", artifact, "x", "--raw", "--system", "y")
+        assert result.exit_code == 2
+        assert "--system needs the chat template" in result.stderr
+
+    def test_json_holds_text_and_counts(self, invoke: Invoke, artifact: Path, expected: Any) -> None:
+        report = json.loads(invoke("run", artifact, "Hello world", *GREEDY, "--json").stdout)
+        assert report.keys() == {
+            "text", "stop_reason", "prompt_tokens", "tokens", "time_to_first_token_seconds",
+            "prefill_tokens_per_second", "decode_tokens_per_second", "kv_cache_bytes",
+        }  # fmt: skip
+        assert report["text"] == expected(("user", "Hello world"))
+        assert report["stop_reason"] in ("length", "eos")
+        assert 0 < report["tokens"] <= 8
+        assert report["kv_cache_bytes"] > 0
+
+    def test_stats_are_on_stderr(self, invoke: Invoke, artifact: Path, expected: Any) -> None:
+        result = invoke("run", artifact, "Hello world", *GREEDY, "--stats")
+        assert result.stdout == expected(("user", "Hello world")) + "\n"
+        assert "prompt tokens " in result.stderr
+        assert "decode tokens per second " in result.stderr
+
+    def test_a_seed_repeats_an_answer(self, invoke: Invoke, artifact: Path) -> None:
+        command = ["run", artifact, "Hello", "--temperature", 1, "-n", 12, "--seed"]
+        texts = [invoke(*command, seed).stdout for seed in (1, 1, 2, 3)]
+        assert texts[0] == texts[1]
+        assert len(set(texts)) > 1
+
+    def test_stop_ends_before_the_text(self, invoke: Invoke, artifact: Path, expected: Any) -> None:
+        text = expected(("user", "Hello world"))
+        assert len(text) > 3
+        result = invoke("run", artifact, "Hello world", *GREEDY, "--stop", text[2:4], "--json")
+        report = json.loads(result.stdout)
+        assert report["stop_reason"] == "stop"
+        assert text.startswith(report["text"])
+        assert text[2:4] not in report["text"]
+
+    @pytest.mark.parametrize(
+        ("options", "code", "message"),
+        [
+            (["--context", 9999], 9, "context is 9999 tokens; the artifact was planned for at most 256"),
+            (["--max-tokens", 300], 9, "together at most 256 fit"),
+            (["--temperature", -1], 9, "temperature"),
+            (["--temperature", "nan"], 9, "temperature"),
+            (["--top-p", 2], 9, "top_p"),
+            (["--top-k", -1], 9, "top_k"),
+            (["--seed", -5], 9, "seed"),
+            (["--provider", "tpu"], 8, "the provider 'tpu' is unknown"),
+            (["--provider", "cuda"], 8, "CUDAExecutionProvider"),
+            (["--threads", 99999], 9, "threads"),
+            (["--max-tokens", 0], 2, "0 is not in the range"),
+            (["--temperature", "warm"], 2, "'warm' is not a valid float"),
+        ],
+    )
+    def test_options_that_cannot_be(
+        self, invoke: Invoke, artifact: Path, options: list[object], code: int, message: str
+    ) -> None:
+        result = invoke("run", artifact, "Hello", *options)
+        assert result.exit_code == code, result.stderr
+        assert message in result.stderr
+        assert result.stdout == ""
+
+    def test_a_model_without_a_template_says_what_else_to_do(
+        self, invoke: Invoke, artifact: Path, tmp_path: Path
+    ) -> None:
+        from qtool_runtime import manifest
+
+        folder = shutil.copytree(artifact, tmp_path / "base")
+        document = manifest.read(folder)
+        (folder / "chat_template.jinja").unlink()
+        files = tuple(entry for entry in document.files if entry.path != "chat_template.jinja")
+        changed = type(document)(**{**vars(document), "files": files})
+        (folder / "manifest.json").write_text(changed.to_json(), "utf-8")
+        result = invoke("run", folder, "Hello")
+        assert result.exit_code == 9
+        assert "error: the artifact has no chat template: it is a base model" in result.stderr
+        assert invoke("run", folder, "Hello", "--raw", "-n", 2).exit_code == 0
+
+
+class TestChat:
+    def test_every_line_is_a_turn_that_sees_those_before(
+        self, invoke: Invoke, artifact: Path, expected: Any
+    ) -> None:
+        result = invoke("chat", artifact, *GREEDY, input="Hello\nthe world\n")
+        assert result.exit_code == 0
+        first = expected(("user", "Hello"))
+        second = expected(("user", "Hello"), ("assistant", first), ("user", "the world"))
+        assert result.stdout == f"{first}\n{second}\n"
+        assert "tiny-qwen3, 256 tokens of context" in result.stderr
+
+    def test_clear_forgets_all_but_the_system_message(
+        self, invoke: Invoke, artifact: Path, expected: Any
+    ) -> None:
+        turns = "Hello\n/clear\nHello\n/exit\nnever\n"
+        result = invoke("chat", artifact, "--system", "Be brief.", *GREEDY, input=turns)
+        answer = expected(("system", "Be brief."), ("user", "Hello"))
+        assert result.stdout == f"{answer}\n{answer}\n"
+        assert "forgotten" in result.stderr
+
+    def test_empty_lines_are_no_turns_and_unknown_commands_are_named(
+        self, invoke: Invoke, artifact: Path, expected: Any
+    ) -> None:
+        result = invoke("chat", artifact, *GREEDY, input="\n   \n/help me\nHello\n")
+        assert result.stdout == expected(("user", "Hello")) + "\n"
+        assert "unknown command '/help'" in result.stderr
+
+    def test_a_turn_that_is_too_long_does_not_end_the_conversation(
+        self, invoke: Invoke, artifact: Path, expected: Any
+    ) -> None:
+        result = invoke("chat", artifact, *GREEDY, input=f"{'x' * 900}\nHello\n")
+        assert result.exit_code == 0
+        assert "error: the prompt has" in result.stderr
+        assert "hint: /clear forgets the conversation and makes room." in result.stderr
+        assert result.stdout == expected(("user", "Hello")) + "\n"
+
+    def test_no_input_is_a_short_conversation(self, invoke: Invoke, artifact: Path) -> None:
+        result = invoke("chat", artifact, input="")
+        assert (result.exit_code, result.stdout) == (0, "")
