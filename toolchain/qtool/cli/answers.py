@@ -21,7 +21,8 @@ def print_answer(stream: TextStream) -> None:
     """
     from qtool_runtime import AnswerText, ReasoningText, ToolCall
 
-    reasoning, open_line = False, False
+    reasoning, open_line = False, True  # stdout ends with a newline, even after an empty answer
+    spoken = False
     for event in stream.events():
         if isinstance(event, ReasoningText):
             _print_dimmed(event.text if reasoning else f"<think>\n{event.text}")
@@ -32,9 +33,9 @@ def print_answer(stream: TextStream) -> None:
             reasoning = False
         if isinstance(event, AnswerText):
             click.echo(event.text, nl=False)
-            open_line = not event.text.endswith("\n")
+            spoken = open_line = True
         else:
-            if open_line:
+            if spoken and open_line:
                 click.echo()
             open_line = False
             if isinstance(event, ToolCall):
