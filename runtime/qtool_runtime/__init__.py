@@ -25,36 +25,53 @@ from qtool_runtime.errors import (
 )
 
 if TYPE_CHECKING:
+    from qtool_runtime.answer import AnswerText, Event, ReasoningText
     from qtool_runtime.generate import GenerationResult
+    from qtool_runtime.logprobs import TokenLogprob, TokenLogprobs
     from qtool_runtime.manifest import Manifest
     from qtool_runtime.model import Model, load
     from qtool_runtime.sampling import SamplingOptions
     from qtool_runtime.session import Session
     from qtool_runtime.stream import TextStream
+    from qtool_runtime.tools import MalformedToolCall, ToolCall
 
 __all__ = [
+    "AnswerText",
     "ArtifactError",
     "ContextLimitError",
+    "Event",
     "GenerationError",
     "GenerationResult",
     "IncompatibleRuntimeError",
+    "MalformedToolCall",
     "Manifest",
     "MissingExtraError",
     "Model",
     "QtoolError",
+    "ReasoningText",
     "SamplingOptions",
     "Session",
     "TextStream",
+    "TokenLogprob",
+    "TokenLogprobs",
+    "ToolCall",
     "load",
 ]
 
 _HOMES = {
+    "AnswerText": "answer",
+    "Event": "answer",
     "GenerationResult": "generate",
+    "MalformedToolCall": "tools",
     "Manifest": "manifest",
     "Model": "model",
+    "ReasoningText": "answer",
     "SamplingOptions": "sampling",
     "Session": "session",
     "TextStream": "stream",
+    "TokenLogprob": "logprobs",
+    "TokenLogprobs": "logprobs",
+    "ToolCall": "tools",
     "load": "model",
 }
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
-
+from qtool_runtime.logprobs import TokenLogprobs, token_logprobs
+from qtool_runtime.prompt import Prompt
 from qtool_runtime.sampling import Sampler
-from qtool_runtime.session import Session
+from qtool_runtime.session import DeadlinePassed, Session
 
 
 @dataclass
@@ -21,11 +21,13 @@ class GenerationResult:
         prompt_tokens: tokens of the prompt.
         token_ids: the answer so far, without the id that ended it.
         stop_reason: None while it runs, then "eos" (an end token of the model's), "stop" (a stop string or
-            stop id of the caller's), "length" (`max_tokens`), "context" (the context is full), "cancelled"
-            (closed or cancelled before its end) or "error" (an exception ended it).
+            stop id of the caller's), "length" (`max_tokens`), "deadline", "context" (the context is full),
+            "cancelled" (closed or cancelled before its end) or "error" (an exception ended it).
         prefill_seconds: time to read the prompt and choose the first token.
         decode_seconds: time to choose all others. What the caller does between two tokens is not counted.
         cache_bytes: bytes of the KV cache at the end.
+        logprobs: one record for each of `token_ids`, if they were asked for.
+        forced_tokens: how many of `token_ids` were put there by `interject` rather than chosen.
     """
 
     prompt_tokens: int = 0
@@ -34,6 +36,8 @@ class GenerationResult:
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
     cache_bytes: int = 0
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    forced_tokens: int = 0
     _decode_steps: int = 0
 
     @property
@@ -54,22 +58,30 @@ class GenerationResult:
 
 def generate(
     session: Session,
-    prompt: NDArray[np.int64],
+    prompt: Prompt,
     sampler: Sampler,
     result: GenerationResult,
     *,
     max_tokens: int | None,
     stop_ids: Mapping[int, str],
+    deadline: float | None = None,
+    logprobs: int | None = None,
+    interject: Callable[[int], Sequence[int]] | None = None,
 ) -> Iterator[int]:
     """Reads the prompt, then yields one token id after the other until something ends the answer.
 
     Args:
-        session: the tokens read so far; the prompt continues them.
-        prompt: token ids, of shape (count,), at least one.
+        session: has read nothing yet.
+        prompt: what the answer continues.
         sampler: chooses each token.
         result: is filled in as the generation goes on.
         max_tokens: most tokens to generate; None for as many as the context holds.
         stop_ids: token ids that end the answer, and the stop reason that each gives.
+        deadline: seconds from now for everything, the caller's own between two tokens included. A forward
+            pass that has begun is not interrupted; it is of one token, or of one chunk of the prompt.
+        logprobs: how many alternatives to record beside each token; None for no records.
+        interject: is told each chosen token; the ids it returns follow that token in place of choices. They
+            count as tokens of the answer, but none of them ends it.
 
     Raises:
         ContextLimitError: the prompt does not fit.
@@ -77,24 +89,41 @@ def generate(
         GenerationError: the model returned NaN.
     """
     result.prompt_tokens = len(prompt)
+    forced: deque[int] = deque()
+    chosen = True
     started = time.perf_counter()
-    logits = session.forward(prompt)
-    token = sampler.choose(logits[-1])
-    result.prefill_seconds = time.perf_counter() - started
+    if deadline is not None:
+        session.deadline = started + deadline
+    try:
+        logits = prompt.read_into(session)
+        token = sampler.choose(logits)
+        result.prefill_seconds = time.perf_counter() - started
 
-    while token not in stop_ids:
-        result.token_ids.append(token)
-        result.cache_bytes = session.cache_bytes
-        yield token
-        if len(result.token_ids) == max_tokens:
-            result.stop_reason = "length"
-            return
-        if session.length + 1 >= session.context:  # the token just yielded takes the last place
-            result.stop_reason = "context"
-            return
-        started = time.perf_counter()
-        logits = session.forward([token])
-        token = sampler.choose(logits[-1])
-        result.decode_seconds += time.perf_counter() - started
-        result._decode_steps += 1
-    result.stop_reason = stop_ids[token]
+        while not (chosen and token in stop_ids):
+            result.token_ids.append(token)
+            result.cache_bytes = session.cache_bytes
+            if logprobs is not None:
+                result.logprobs.append(token_logprobs(logits, token, logprobs))
+            if chosen and interject:
+                forced.extend(interject(token))
+            yield token
+            if len(result.token_ids) == max_tokens:
+                result.stop_reason = "length"
+                return
+            if session.length + 1 >= session.context:  # the token just yielded takes the last place
+                result.stop_reason = "context"
+                return
+            started = time.perf_counter()
+            logits = session.forward([token])[-1]
+            chosen = not forced
+            if forced:
+                token = forced.popleft()
+                sampler.take(token)
+                result.forced_tokens += 1
+            else:
+                token = sampler.choose(logits)
+            result.decode_seconds += time.perf_counter() - started
+            result._decode_steps += 1
+        result.stop_reason = stop_ids[token]
+    except DeadlinePassed:
+        result.stop_reason = "deadline"

@@ -8,6 +8,7 @@ one is in use.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -91,6 +92,10 @@ class CacheLayout:
         return OrtValue.ortvalue_from_numpy(values, self.device, 0)
 
 
+Snapshot = tuple[np.ndarray[Any, Any], ...]
+"""Keys and values of some tokens: an array of shape (1, heads, tokens, head_dim) for each cached tensor."""
+
+
 class KvCache(Protocol):
     """What a session asks of a cache. One sequence, so the batch dimension is always 1."""
 
@@ -117,6 +122,12 @@ class KvCache(Protocol):
 
     def truncate(self, length: int) -> None:
         """Forgets all tokens after the first `length`, for a rejected draft or a reused prefix."""
+
+    def snapshot(self) -> Snapshot:
+        """Returns a copy of what is held, on the host."""
+
+    def restore(self, binding: Any, snapshot: Snapshot) -> None:
+        """Replaces what is held by a copy of a snapshot of a cache of the same layout."""
 
 
 class InPlaceCache:
@@ -156,20 +167,41 @@ class InPlaceCache:
         check_truncation(length, self.length)
         self.length = length
 
+    def snapshot(self) -> Snapshot:
+        """Copies the filled part of each buffer."""
+        return tuple(buffer.numpy()[:, :, : self.length].copy() for buffer in self._buffers)
+
+    def restore(self, binding: Any, snapshot: Snapshot) -> None:
+        """Makes new buffers, filled with the snapshot."""
+        self.length = snapshot[0].shape[2]
+        self._allocate(binding, self.length, snapshot.__getitem__)
+
     def _grow(self, binding: Any, tokens: int) -> None:
         """Moves each tensor to a larger buffer, one at a time, so that only one exists twice."""
-        capacity = min(-(-tokens // GROWTH_STEP) * GROWTH_STEP, self._limit)
-        buffers, self._buffers = self._buffers, []
+        filled, length = self._buffers, self.length
+
+        def moved(index: int) -> np.ndarray[Any, Any]:
+            values: np.ndarray[Any, Any] = filled[index].numpy()[:, :, :length]
+            filled[index] = None
+            return values
+
+        self._allocate(binding, tokens, moved if length else None)
+
+    def _allocate(
+        self, binding: Any, tokens: int, filled: Callable[[int], np.ndarray[Any, Any]] | None
+    ) -> None:
+        """Makes new buffers for at least `tokens` tokens; `filled` gives the first values of each."""
+        self._capacity = min(-(-tokens // GROWTH_STEP) * GROWTH_STEP, self._limit)
+        self._buffers = []
         for index, (past, present) in enumerate(self._layout.names):
-            larger = self._layout.zeros(capacity)
-            if self.length:
-                larger[:, :, : self.length] = buffers[index].numpy()[:, :, : self.length]
-                buffers[index] = None
-            value = self._layout.to_device(larger)
+            buffer = self._layout.zeros(self._capacity)
+            if filled is not None:
+                values = filled(index)
+                buffer[:, :, : values.shape[2]] = values
+            value = self._layout.to_device(buffer)
             binding.bind_ortvalue_input(past, value)
             binding.bind_ortvalue_output(present, value)
             self._buffers.append(value)
-        self._capacity = capacity
 
 
 class ConcatenateCache:
@@ -211,6 +243,15 @@ class ConcatenateCache:
         kept = (np.ascontiguousarray(value.numpy()[:, :, :length]) for value in self._values)
         self._values = [self._layout.to_device(values) for values in kept]
         self.length = length
+
+    def snapshot(self) -> Snapshot:
+        """Copies each tensor."""
+        return tuple(value.numpy().copy() for value in self._values)
+
+    def restore(self, binding: Any, snapshot: Snapshot) -> None:
+        """Takes copies of the snapshot as the past of the next run."""
+        self._values = [self._layout.to_device(values.copy()) for values in snapshot]
+        self.length = snapshot[0].shape[2]
 
 
 CACHES: dict[str, type[InPlaceCache] | type[ConcatenateCache]] = {

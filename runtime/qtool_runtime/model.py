@@ -11,17 +11,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from qtool_runtime.checks import check_context, check_stop_ids, check_token_ids
 from qtool_runtime.compatibility import check_compatibility
-from qtool_runtime.errors import ContextLimitError, GenerationError
-from qtool_runtime.generate import GenerationResult, generate
+from qtool_runtime.errors import GenerationError
 from qtool_runtime.graph import LoadedGraph, open_graph
 from qtool_runtime.integrity import check_files
 from qtool_runtime.manifest import Manifest, read
-from qtool_runtime.sampling import Sampler, SamplingOptions
+from qtool_runtime.request import ChatForm, Request
+from qtool_runtime.sampling import SamplingOptions
 from qtool_runtime.session import Session
 from qtool_runtime.stream import TextStream
-from qtool_runtime.text import StopStrings, Tokenizer
+from qtool_runtime.text import Tokenizer
+from qtool_runtime.thinking import check_thinking, close_thinking, is_opened
 from qtool_runtime.threads import check_threads
+from qtool_runtime.tools import check_tools
 
 if TYPE_CHECKING:
     from qtool_runtime.chat import ChatTemplate
@@ -58,7 +61,7 @@ def load(
     manifest = read(folder)
     check_files(folder, manifest, hashes=verify, extra=verify)
     threads = check_threads(threads)
-    context = _check_context(context, manifest.context)
+    context = check_context(context, manifest.context)
     chosen = check_compatibility(manifest, provider)
     graph = open_graph(folder, manifest, chosen, threads, context)
     tokenizer = Tokenizer.from_file(folder / "tokenizer.json")
@@ -105,10 +108,17 @@ class Model:
         top_p: float = 1.0,
         min_p: float = 0.0,
         repetition_penalty: float = 1.0,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        logit_bias: Mapping[int, float] | None = None,
+        banned_ids: Sequence[int] = (),
         seed: int | None = None,
         stop: str | Sequence[str] = (),
         stop_ids: Sequence[int] = (),
         ignore_eos: bool = False,
+        deadline: float | None = None,
+        logprobs: int | None = None,
+        candidates: int = 1,
     ) -> TextStream:
         """Continues a prompt. Greedy unless asked otherwise: the same prompt gives the same text.
 
@@ -117,15 +127,26 @@ class Model:
         Args:
             prompt: text, or token ids.
             max_tokens: most tokens to generate; None for as many as the context holds.
-            temperature: see `SamplingOptions`, as for the next five.
+            temperature: see `SamplingOptions`, also for the order in which they work, as for the next nine.
             top_k: see `SamplingOptions`.
             top_p: see `SamplingOptions`.
             min_p: see `SamplingOptions`.
             repetition_penalty: see `SamplingOptions`.
+            presence_penalty: see `SamplingOptions`.
+            frequency_penalty: see `SamplingOptions`.
+            logit_bias: see `SamplingOptions`; None for none.
+            banned_ids: see `SamplingOptions`.
             seed: see `SamplingOptions`.
             stop: the text ends before the first of these strings.
             stop_ids: token ids that end the answer, beside the model's own end tokens.
             ignore_eos: go on after the model's end tokens.
+            deadline: most seconds from the request of the first piece to the end, with what the caller does
+                in between; a forward pass that has begun is not interrupted. None for any time.
+            logprobs: record the log-probability of each token, and of this many alternatives (0 to 20), in
+                `TextStream.logprobs`; see `TokenLogprobs`. None for no records.
+            candidates: how many answers to draw, 1 to 64, above 1 only with sampling. The prompt is read once
+                for all. The stream is the first of them, and `TextStream.candidates` has all: streams of
+                their own, each with its own deadline, that can be read in any order.
 
         Returns:
             Pieces of text, as an iterator; `.read()` gives all of it at once.
@@ -140,10 +161,24 @@ class Model:
             top_p=top_p,
             min_p=min_p,
             repetition_penalty=repetition_penalty,
+            presence_penalty=presence_penalty,
+            frequency_penalty=frequency_penalty,
+            logit_bias={} if logit_bias is None else logit_bias,
+            banned_ids=banned_ids,
             seed=seed,
         )
-        endings = self._endings(stop_ids, ignore_eos)
-        return self._start(self._prompt_tokens(prompt), options, max_tokens, stop, endings)
+        return self._start(
+            Request(
+                prompt=self._prompt_tokens(prompt),
+                options=options,
+                max_tokens=max_tokens,
+                stop=stop,
+                stop_ids=self._endings(stop_ids, ignore_eos),
+                deadline=deadline,
+                logprobs=logprobs,
+                candidates=candidates,
+            )
+        )
 
     def chat(
         self,
@@ -151,37 +186,58 @@ class Model:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         enable_thinking: bool | None = None,
+        thinking_budget: int | None = None,
         max_tokens: int | None = None,
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         min_p: float = 0.0,
         repetition_penalty: float | None = None,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        logit_bias: Mapping[int, float] | None = None,
+        banned_ids: Sequence[int] = (),
         seed: int | None = None,
         stop: str | Sequence[str] = (),
         stop_ids: Sequence[int] = (),
         ignore_eos: bool = False,
+        deadline: float | None = None,
+        logprobs: int | None = None,
+        candidates: int = 1,
     ) -> TextStream:
         """Answers a conversation. Options that are None come from the model's own generation config.
 
+        Iterating over the result yields the text of the answer; reasoning and tool calls are apart from it.
+        Names of control tokens within messages and tools are plain text to the model.
+
         Args:
-            messages: {"role": …, "content": …} each; see `ChatTemplate.render`.
-            tools: JSON schemas of functions that the model may call.
+            messages: {"role": …, "content": …} each; see `ChatTemplate.render`, and `TextStream.message`.
+            tools: JSON schemas of functions that the model may call, each with a function name. Calls are
+                looked for in any answer, for a model may know functions without being told.
             enable_thinking: for models that can think first; None leaves it to the template.
-            max_tokens: as for `generate`, like all that follow.
+            thinking_budget: most tokens of reasoning. When they are used up, the closing tag is put into the
+                answer, and the model goes on from there. 0 for no thinking, None for any number.
+            max_tokens: as for `generate`, like all that follow. Reasoning and tags count.
             temperature: 0 for the most likely token; the model's repetition penalty still applies.
             top_k: see `SamplingOptions`.
             top_p: see `SamplingOptions`.
             min_p: see `SamplingOptions`.
             repetition_penalty: see `SamplingOptions`.
+            presence_penalty: see `SamplingOptions`.
+            frequency_penalty: see `SamplingOptions`.
+            logit_bias: see `SamplingOptions`; None for none.
+            banned_ids: see `SamplingOptions`.
             seed: see `SamplingOptions`.
-            stop: the text ends before the first of these strings.
+            stop: everything ends before the first of these strings, in reasoning too.
             stop_ids: token ids that end the answer, beside the model's own end tokens.
             ignore_eos: go on after the model's end tokens.
+            deadline: see `generate`.
+            logprobs: see `generate`.
+            candidates: see `generate`.
 
         Raises:
             ContextLimitError: prompt and `max_tokens` together pass the context.
-            GenerationError: an option or message is invalid, or there is no chat template.
+            GenerationError: an option, message or tool is invalid, or there is no chat template.
         """
         default = self.manifest.generation
         options = SamplingOptions(
@@ -190,12 +246,35 @@ class Model:
             top_p=_first(top_p, default.top_p),
             min_p=min_p,
             repetition_penalty=_first(repetition_penalty, default.repetition_penalty),
+            presence_penalty=presence_penalty,
+            frequency_penalty=frequency_penalty,
+            logit_bias={} if logit_bias is None else logit_bias,
+            banned_ids=banned_ids,
             seed=seed,
         )
-        endings = self._endings(stop_ids, ignore_eos)
-        prompt = self.chat_template.render(messages, tools=tools, enable_thinking=enable_thinking)
-        tokens = np.array(self.tokenizer.encode(prompt, add_special_tokens=False), np.int64)
-        return self._start(tokens, options, max_tokens, stop, endings)
+        check_tools(tools)
+        enable_thinking = check_thinking(thinking_budget, enable_thinking)
+        from qtool_runtime.conversation import encode_conversation  # as below
+
+        tokens, text = encode_conversation(
+            self.chat_template, self.tokenizer, messages, tools=tools, enable_thinking=enable_thinking
+        )
+        opened = is_opened(text)
+        if opened and thinking_budget == 0:  # the template cannot be told not to think
+            tokens, opened = close_thinking(tokens, self.tokenizer), False
+        return self._start(
+            Request(
+                prompt=tokens,
+                options=options,
+                max_tokens=max_tokens,
+                stop=stop,
+                stop_ids=self._endings(stop_ids, ignore_eos),
+                deadline=deadline,
+                logprobs=logprobs,
+                candidates=candidates,
+                chat=ChatForm(opened, thinking_budget),
+            )
+        )
 
     @cached_property
     def chat_template(self) -> ChatTemplate:
@@ -234,37 +313,17 @@ class Model:
         """Encodes text, or checks token ids: int64 of shape (count,)."""
         if isinstance(prompt, str):
             return np.array(self.tokenizer.encode(prompt), np.int64)
-        tokens = np.asarray(prompt)
-        if tokens.ndim != 1 or (tokens.size and not np.issubdtype(tokens.dtype, np.integer)):
-            raise GenerationError(f"the prompt is {prompt!r:.80}; valid: text, or a sequence of token ids")
-        outside = tokens[(tokens < 0) | (tokens >= self.manifest.model.vocab_size)]
-        if outside.size:
-            raise GenerationError(
-                f"the prompt has the token id {outside[0]}; valid: 0 to {self.manifest.model.vocab_size - 1}"
-            )
-        return tokens.astype(np.int64)
+        return check_token_ids(prompt, self.manifest.model.vocab_size)
 
     def _endings(self, stop_ids: Sequence[int], ignore_eos: bool) -> dict[int, str]:
         """Token ids that end the answer, with the stop reason that each gives."""
         eos = () if ignore_eos else self.manifest.generation.eos_token_ids
-        return dict.fromkeys(_check_ids(stop_ids), "stop") | dict.fromkeys(eos, "eos")
+        return dict.fromkeys(check_stop_ids(stop_ids), "stop") | dict.fromkeys(eos, "eos")
 
-    def _start(
-        self,
-        prompt: NDArray[np.int64],
-        options: SamplingOptions,
-        max_tokens: int | None,
-        stop: str | Sequence[str],
-        endings: Mapping[int, str],
-    ) -> TextStream:
-        """Checks what is left to check, and joins the parts of a generation."""
-        session = self.new_session()
-        _check_length(len(prompt), max_tokens, session.context)
-        stops = StopStrings([stop] if isinstance(stop, str) else stop)
-        result = GenerationResult(prompt_tokens=len(prompt))
-        sampler = Sampler(options, prompt)
-        token_ids = generate(session, prompt, sampler, result, max_tokens=max_tokens, stop_ids=endings)
-        return TextStream(session, token_ids, self.tokenizer.new_decoder(), stops, result)
+    def _start(self, request: Request) -> TextStream:
+        """Checks a request against this model, and prepares its streams."""
+        request.check(self.context, self.manifest.model.vocab_size)
+        return request.start(self.new_session, self.tokenizer)
 
 
 Value = TypeVar("Value")
@@ -272,38 +331,3 @@ Value = TypeVar("Value")
 
 def _first(chosen: Value | None, default: Value) -> Value:
     return default if chosen is None else chosen
-
-
-def _check_context(context: int | None, planned: int) -> int:
-    if context is None:
-        return planned
-    if not isinstance(context, int) or isinstance(context, bool) or context < 1:
-        raise GenerationError(f"context is {context!r}; valid: None, or 1 to {planned} tokens")
-    if context > planned:
-        raise ContextLimitError(
-            f"context is {context} tokens; the artifact was planned for at most {planned}",
-            hint="Ask for less, or build the artifact with a longer context.",
-        )
-    return context
-
-
-def _check_length(prompt: int, max_tokens: int | None, context: int) -> None:
-    """Refuses a generation that cannot fit, before any work. An answer has at least one token."""
-    if max_tokens is not None and (
-        not isinstance(max_tokens, int) or isinstance(max_tokens, bool) or max_tokens < 1
-    ):
-        raise GenerationError(f"max_tokens is {max_tokens!r}; valid: None, or a count from 1")
-    if prompt == 0:
-        raise GenerationError("the prompt has no tokens", hint="Give at least one.")
-    if prompt + (max_tokens or 1) > context:
-        raise ContextLimitError(
-            f"the prompt has {prompt} tokens and max_tokens is {max_tokens}; together at most {context} fit",
-            hint="Shorten the prompt, lower max_tokens, or build the artifact with a longer context.",
-        )
-
-
-def _check_ids(stop_ids: Sequence[int]) -> Sequence[int]:
-    for token in stop_ids:
-        if not isinstance(token, int | np.integer) or isinstance(token, bool) or token < 0:
-            raise GenerationError(f"a stop id is {token!r}; valid: a token id, 0 or more")
-    return stop_ids

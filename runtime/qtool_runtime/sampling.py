@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qtool_runtime.errors import GenerationError
+from qtool_runtime.penalties import TokenCounts, penalize_presence, penalize_repetition
+from qtool_runtime.truncation import COLUMN_HEIGHT, draw, keep_top_k, top_k_mask, top_p_mask
 
 MINIMUM_TEMPERATURE = 1e-3
 MAXIMUM_TEMPERATURE = 100.0
-COLUMN_HEIGHT = 64
-"""Logits per column when the largest are looked for; from 32 to 256 makes no difference in time."""
+MAXIMUM_PENALTY = 100.0
+MAXIMUM_BIAS = 100.0
 
 
 @dataclass(frozen=True)
 class SamplingOptions:
     """How to choose among the next tokens. The defaults choose the most likely one.
 
-    The steps run in this order: repetition penalty, temperature, top-k, top-p, min-p, draw.
+    The steps run in this order: repetition penalty, presence and frequency penalty, bias, bans, temperature,
+    top-k, top-p, min-p, draw. The first four also apply where the most likely token is taken.
 
     Attributes:
         temperature: 0 takes the most likely token (the lowest id among equals); otherwise 0.001 to 100, and
@@ -32,6 +35,11 @@ class SamplingOptions:
         min_p: leave out tokens less likely than this times the most likely one; 0 (none) to 1.
         repetition_penalty: divides positive logits, and multiplies negative ones, of tokens that are in the
             prompt or the answer; above 0, 1 for none.
+        presence_penalty: is subtracted from the logits of tokens that are in the answer; -100 to 100.
+        frequency_penalty: is subtracted from the logit of a token as often as it is in the answer; -100 to
+            100. Tokens of the prompt count for neither of the two, as in OpenAI's interface.
+        logit_bias: token id -> what is added to its logit; -100 to 100.
+        banned_ids: token ids that are never chosen.
         seed: a number from 0 to 2**64 - 1 for a repeatable draw, or None.
 
     Raises:
@@ -43,6 +51,10 @@ class SamplingOptions:
     top_p: float = 1.0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
+    banned_ids: Sequence[int] = ()
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -54,10 +66,35 @@ class SamplingOptions:
         _require(_is_number(self.min_p) and 0 <= self.min_p <= 1, "min_p", self.min_p, "from 0 to 1")
         penalty = self.repetition_penalty
         _require(
-            _is_number(penalty) and 0 < penalty <= 100, "repetition_penalty", penalty, "above 0, up to 100"
-        )
+            _is_number(penalty) and 0 < penalty <= MAXIMUM_PENALTY,
+            "repetition_penalty", penalty, "above 0, up to 100",
+        )  # fmt: skip
+        for name in ("presence_penalty", "frequency_penalty"):
+            value = getattr(self, name)
+            _require(_is_number(value) and abs(value) <= MAXIMUM_PENALTY, name, value, "from -100 to 100")
+        self._check_bias_and_bans()
         seeded = self.seed is None or (_is_integer(self.seed) and 0 <= self.seed < 2**64)
         _require(seeded, "seed", self.seed, "None, or an integer from 0 to 2**64 - 1")
+
+    def _check_bias_and_bans(self) -> None:
+        """Checks both and keeps copies, so that a change of the caller's has no effect half-way."""
+        bias, banned = self.logit_bias, self.banned_ids
+        _require(isinstance(bias, Mapping), "logit_bias", bias, "a mapping of token ids to numbers")
+        for token, value in bias.items():
+            _require(_is_token(token), "a token of logit_bias", token, "a token id, 0 or more")
+            in_range = _is_number(value) and abs(value) <= MAXIMUM_BIAS
+            _require(in_range, f"logit_bias[{token}]", value, "from -100 to 100")
+        listed = isinstance(banned, Sequence) and not isinstance(banned, str | bytes)
+        _require(listed, "banned_ids", banned, "a list of token ids")
+        for token in banned:
+            _require(_is_token(token), "a banned id", token, "a token id, 0 or more")
+        object.__setattr__(self, "logit_bias", dict(bias))
+        object.__setattr__(self, "banned_ids", tuple(banned))
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the most likely token is taken, so that nothing is left to chance."""
+        return self.temperature == 0 or self.top_k == 1
 
 
 class Sampler:
@@ -66,126 +103,110 @@ class Sampler:
     Args:
         options: how to choose.
         prompt: token ids that the repetition penalty counts as used.
+        candidate: which of several answers to one prompt this is, from 0. Each draws from a part of its own
+            of the seed's random numbers; the first draws as an answer alone does.
     """
 
-    def __init__(self, options: SamplingOptions, prompt: Sequence[int] | NDArray[np.int64] = ()) -> None:
+    def __init__(
+        self,
+        options: SamplingOptions,
+        prompt: Sequence[int] | NDArray[np.int64] = (),
+        candidate: int = 0,
+    ) -> None:
         self._options = options
-        self._random = np.random.Generator(np.random.PCG64(options.seed))
-        self._used = np.unique(np.asarray(prompt, np.int64))
-        self._known = set(self._used.tolist())
+        self._random = np.random.Generator(np.random.PCG64(options.seed).jumped(candidate))
+        self._used = TokenCounts(prompt)
+        self._generated = TokenCounts()
+        bias = options.logit_bias
+        self._bias = (np.fromiter(bias, np.int64), np.fromiter(bias.values(), np.float32))
+        self._banned = np.array(options.banned_ids, np.int64)
 
     def choose(self, logits: NDArray[np.float32]) -> int:
-        """Returns the next token's id.
+        """Returns the next token's id, and counts it as used.
 
         Args:
             logits: shape (vocab_size,); left unchanged.
 
         Raises:
-            GenerationError: the logits hold NaN or +infinity, or nothing but -infinity.
+            GenerationError: the logits hold NaN or +infinity, or bans leave no token.
         """
-        penalty = self._options.repetition_penalty
-        if penalty != 1:
-            logits = penalize(logits, self._used, penalty)
-        token = sample(logits, self._options, self._random)
-        if token not in self._known:
-            self._known.add(token)
-            self._used = np.append(self._used, token)
+        token = sample(self.adjust(logits), self._options, self._random)
+        self.take(token)
         return token
+
+    def take(self, token: int) -> None:
+        """Counts a token of the answer as used that was not chosen here."""
+        self._used.add(token)
+        self._generated.add(token)
+
+    def adjust(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Returns the logits after penalties, bias and bans: `logits` itself where there are none."""
+        options = self._options
+        repetition = options.repetition_penalty
+        presence, frequency = options.presence_penalty, options.frequency_penalty
+        if repetition == 1 and not (presence or frequency or options.logit_bias or options.banned_ids):
+            return logits
+        logits = logits.copy()
+        if repetition != 1:
+            penalize_repetition(logits, self._used.ids, repetition)
+        if presence or frequency:
+            penalize_presence(logits, self._generated.ids, self._generated.counts, presence, frequency)
+        biased, bias = self._bias
+        logits[biased] += bias
+        logits[self._banned] = -np.inf
+        return logits
 
 
 def sample(logits: NDArray[np.float32], options: SamplingOptions, random: np.random.Generator) -> int:
-    """Chooses a token id from logits of shape (vocab_size,). The repetition penalty is `penalize`'s.
+    """Chooses a token id from logits of shape (vocab_size,), after penalties, bias and bans.
 
     Raises:
         GenerationError: the logits hold NaN or +infinity, or nothing but -infinity.
     """
     best = int(logits.argmax())  # the first NaN, if there is one; the lowest id among equals
     if not math.isfinite(logits[best]):
-        raise GenerationError(
-            f"the model returned {float(logits[best])} as the logit of token {best}",
-            hint="The artifact is broken or its numbers overflow: compare with a float32 build.",
-        )
-    if options.temperature == 0 or options.top_k == 1:
+        raise _not_a_logit(float(logits[best]), best, options)
+    if options.greedy:
         return best
-    ids, scores = keep_top_k(logits, options.top_k)
+    few = 0 < options.top_k <= len(logits) // COLUMN_HEIGHT  # to gather more takes longer than all
+    ids, scores = keep_top_k(logits, options.top_k) if few else (None, logits)
     # Not above 0, and temperatures are bounded, so neither the product nor the exponential overflows.
     weights = scores - logits[best]
     weights *= np.float32(1 / options.temperature)
     np.exp(weights, out=weights)
-    ids, weights = keep_top_p(ids, weights, options.top_p)
-    if options.min_p > 0:
-        likely = weights >= options.min_p * weights.max()
-        ids, weights = ids[likely], weights[likely]
-    cumulative = np.cumsum(weights, dtype=np.float64)
-    drawn = int(np.searchsorted(cumulative, random.random() * cumulative[-1], side="right"))
-    return int(ids[min(drawn, len(ids) - 1)])
-
-
-def penalize(logits: NDArray[np.float32], used: NDArray[np.int64], penalty: float) -> NDArray[np.float32]:
-    """Returns a copy of `logits` in which the tokens `used` are less likely (`penalty` > 1) or more (< 1)."""
-    result = logits.copy()
-    scores = result[used]
-    result[used] = np.where(scores > 0, scores / penalty, scores * penalty)
-    return result
-
-
-def keep_top_k(logits: NDArray[np.float32], top_k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Returns ids, in ascending order, and logits of the `top_k` largest (0: all)."""
-    size = len(logits)
-    if not 0 < top_k < size:
-        return np.arange(size), logits
-    columns = size // COLUMN_HEIGHT
-    if columns > top_k:
-        # Fold the logits into columns: each column's maximum is a value of its own, so at least top_k values
-        # reach the top_k-th largest maximum. Few others do, and the rest need no selection.
-        maxima = logits[: COLUMN_HEIGHT * columns].reshape(COLUMN_HEIGHT, columns).max(axis=0)
-        ids = np.flatnonzero(logits >= np.partition(maxima, columns - top_k)[columns - top_k])
-    else:
-        ids = np.arange(size)
-    scores = logits[ids]
-    threshold = np.partition(scores, len(ids) - top_k)[len(ids) - top_k]
-    kept = _largest(scores, top_k, threshold)
-    return ids[kept], scores[kept]
-
-
-def keep_top_p(
-    ids: NDArray[np.int64], weights: NDArray[np.float32], top_p: float
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Returns the most likely ids and weights whose weights first reach `top_p` of the sum.
-
-    A token under `(1 - top_p) / count` of the sum cannot be among them, since all such tokens together hold
-    less than `1 - top_p`. That leaves few to sort.
-    """
-    if top_p >= 1:
-        return ids, weights
-    total = float(weights.sum(dtype=np.float64))
-    descending = np.sort(weights[weights >= (1 - top_p) / len(weights) * total])[::-1]
-    cumulative = np.cumsum(descending, dtype=np.float64)
-    count = min(int(np.searchsorted(cumulative, top_p * total)) + 1, len(descending))
-    kept = _largest(weights, count, descending[count - 1])
-    return ids[kept], weights[kept]
-
-
-def _largest(values: NDArray[np.float32], count: int, threshold: np.float32) -> NDArray[np.int64]:
-    """Returns the indices of the `count` largest values, in ascending order; the lowest indices of equals.
-
-    Selects by the smallest value that stays, `threshold`, rather than by sorting indices: that is quicker,
-    and which of several equal values a sort or partition of indices puts first differs between processors.
-    """
-    indices = np.flatnonzero(values >= threshold)
-    if len(indices) > count:
-        equal = values[indices] == threshold
-        surplus = np.flatnonzero(equal)[count - len(indices) :]
-        indices = np.delete(indices, surplus)
-    return indices
+    if len(weights) > options.top_k > 0:
+        weights *= top_k_mask(logits, options.top_k)
+    if options.min_p > 0:  # of the most likely token, which has the weight 1
+        mask = weights >= options.min_p
+        weights *= mask & top_p_mask(weights, options.top_p) if options.top_p < 1 else mask
+    elif options.top_p < 1:
+        weights *= top_p_mask(weights, options.top_p)
+    place = draw(weights, random.random())
+    return place if ids is None else int(ids[place])
 
 
 def _is_integer(value: Any) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
+def _is_token(value: Any) -> bool:
+    return _is_integer(value) and value >= 0
+
+
 def _is_number(value: Any) -> bool:
     return _is_integer(value) or (isinstance(value, float | np.floating) and math.isfinite(value))
+
+
+def _not_a_logit(value: float, token: int, options: SamplingOptions) -> GenerationError:
+    if value == -math.inf and options.banned_ids:
+        return GenerationError(
+            f"banned_ids holds {len(options.banned_ids)} ids and leaves no token to choose",
+            hint="Allow at least one token.",
+        )
+    return GenerationError(
+        f"the model returned {value} as the logit of token {token}",
+        hint="The artifact is broken or its numbers overflow: compare with a float32 build.",
+    )
 
 
 def _require(valid: bool, name: str, value: Any, range_text: str) -> None:

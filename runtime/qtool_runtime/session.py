@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,11 +13,15 @@ from numpy.typing import NDArray
 from qtool_runtime.compatibility import import_onnxruntime
 from qtool_runtime.errors import GenerationError
 from qtool_runtime.graph import LoadedGraph
-from qtool_runtime.kv_cache import new_cache
+from qtool_runtime.kv_cache import Snapshot, new_cache
 
 
 class Cancelled(GenerationError):
     """`Session.cancel` stopped a forward pass. The cache holds the passes that had ended."""
+
+
+class DeadlinePassed(GenerationError):
+    """The session's time was up before a forward pass. The cache holds the passes that had ended."""
 
 
 class Session:
@@ -26,11 +31,15 @@ class Session:
 
     Args:
         graph: the loaded model file.
+
+    Attributes:
+        deadline: the value of `time.perf_counter()` from which on no forward pass begins; None for none.
     """
 
     def __init__(self, graph: LoadedGraph) -> None:
         runtime = import_onnxruntime()
         self._graph = graph
+        self.deadline: float | None = None
         self._closed = False
         self._cache = new_cache(graph.cache_layout, graph.context)
         self._binding: Any = graph.inference.io_binding()
@@ -72,6 +81,7 @@ class Session:
         Raises:
             ContextLimitError: the tokens do not fit; none has been read.
             Cancelled: `cancel` was called.
+            DeadlinePassed: the time is up; chunks that had ended are read.
             GenerationError: no token was given, `rows` is not in 1..len(token_ids), or the session is closed.
         """
         if self._closed:
@@ -83,6 +93,8 @@ class Session:
         self._cache.reserve(self._binding, count)
         kept = []
         for start in range(0, count, self._graph.prefill_chunk):
+            if self.deadline is not None and time.perf_counter() >= self.deadline:
+                raise DeadlinePassed("the time for this generation is up")
             chunk = tokens[:, start : start + self._graph.prefill_chunk]
             behind = count - start - chunk.shape[1]
             wanted = min(rows - behind, chunk.shape[1])
@@ -98,6 +110,18 @@ class Session:
             GenerationError: fewer tokens than that have been read.
         """
         self._cache.truncate(length)
+
+    def snapshot(self) -> Snapshot:
+        """Returns a copy of the keys and values of all tokens read so far."""
+        return self._cache.snapshot()
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Goes on behind the tokens of a snapshot, as if they had been read here.
+
+        Args:
+            snapshot: of a session over the same graph that had read at least one token; it is copied.
+        """
+        self._cache.restore(self._binding, snapshot)
 
     def close(self) -> None:
         """Frees the KV cache. Closing twice does nothing."""

@@ -1,17 +1,25 @@
-"""The object that a generation hands to the application: pieces of text as they come, and what came of it."""
+"""The object that a generation hands to the application: an answer as it comes, and what came of it."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from types import TracebackType
+from typing import Any
 
+from qtool_runtime.answer import AnswerParser, AnswerText, Event, PlainText, ReasoningText
 from qtool_runtime.generate import GenerationResult
+from qtool_runtime.logprobs import TokenLogprobs
 from qtool_runtime.session import Cancelled, Session
 from qtool_runtime.text import StopStrings, StreamDecoder
+from qtool_runtime.tools import MalformedToolCall, ToolCall
 
 
 class TextStream(Iterator[str]):
-    """Text of an answer, piece by piece. Nothing runs until the first piece is asked for.
+    """An answer, piece by piece. Nothing runs until the first piece is asked for.
+
+    Iterating yields the text of the answer, what a user should read. `events` also yields reasoning and tool
+    calls as they come; they are collected in `reasoning` and `tool_calls` either way. Only `Model.chat` looks
+    for them: all text of `Model.generate` is answer.
 
     Iterate over it from one thread; `cancel` may be called from any. Leaving it half-way frees its KV cache
     when the stream is closed or collected.
@@ -20,51 +28,108 @@ class TextStream(Iterator[str]):
         session: the tokens in progress; the stream closes it at its end.
         token_ids: the generation loop over that session.
         decoder: turns ids into text.
-        stops: ends the text.
+        stops: ends the text, reasoning included.
+        parser: sorts the text into events.
         result: what the loop fills in.
+        others: further answers to the same prompt.
     """
 
     def __init__(
         self,
         session: Session,
         token_ids: Iterator[int],
+        *,
         decoder: StreamDecoder,
         stops: StopStrings,
+        parser: AnswerParser | PlainText,
         result: GenerationResult,
+        others: Sequence[TextStream] = (),
     ) -> None:
         self._session = session
         self._result = result
-        self._text: list[str] = []
-        self._pieces = _pieces(session, token_ids, decoder, stops, result)
+        self._others = tuple(others)
+        self._past: list[Event] = []
+        self._events = _events(session, token_ids, decoder=decoder, stops=stops, parser=parser, result=result)
 
     def __iter__(self) -> TextStream:
         return self
 
     def __next__(self) -> str:
-        """Returns the next piece; never empty, and never half a character.
+        """Returns the next piece of the answer; never empty, and never half a character.
 
         Raises:
             GenerationError: the generation failed.
         """
-        piece = next(self._pieces)
-        self._text.append(piece)
-        return piece
+        for event in self.events():
+            if isinstance(event, AnswerText):
+                return event.text
+        raise StopIteration
+
+    def events(self) -> Iterator[Event]:
+        """Yields what comes next: `ReasoningText`, `AnswerText`, `ToolCall`, `MalformedToolCall`.
+
+        Raises:
+            GenerationError: the generation failed.
+        """
+        while (event := next(self._events, None)) is not None:
+            self._past.append(event)
+            yield event
 
     def read(self) -> str:
-        """Runs to the end and returns the whole text."""
-        for _ in self:
+        """Runs to the end and returns the whole text of the answer."""
+        for _ in self.events():
             pass
         return self.text
 
     @property
     def text(self) -> str:
-        """All pieces so far."""
-        return "".join(self._text)
+        """The answer so far."""
+        return "".join(event.text for event in self._past if isinstance(event, AnswerText))
+
+    @property
+    def reasoning(self) -> str:
+        """What the model thought so far before the answer; empty if it did not."""
+        return "".join(event.text for event in self._past if isinstance(event, ReasoningText))
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """Tool calls so far."""
+        return tuple(event for event in self._past if isinstance(event, ToolCall))
+
+    @property
+    def malformed_tool_calls(self) -> tuple[MalformedToolCall, ...]:
+        """What was meant as a tool call so far and cannot be made, with the reason."""
+        return tuple(event for event in self._past if isinstance(event, MalformedToolCall))
+
+    def message(self) -> dict[str, Any]:
+        """Returns the answer so far as a message, to go on with the conversation.
+
+        It has "reasoning_content" and "tool_calls" where there are any. Malformed calls are not in it.
+        """
+        message: dict[str, Any] = {"role": "assistant", "content": self.text}
+        if self.reasoning:
+            message["reasoning_content"] = self.reasoning
+        if self.tool_calls:
+            message["tool_calls"] = [
+                {"type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+                for call in self.tool_calls
+            ]
+        return message
+
+    @property
+    def candidates(self) -> tuple[TextStream, ...]:
+        """All answers to the prompt that were asked for; this one is the first."""
+        return (self, *self._others)
 
     @property
     def token_ids(self) -> tuple[int, ...]:
-        """Ids so far, without the one that ended the answer; with those of a stop string."""
+        """Ids so far, without the one that ended the answer; with those of tags and of a stop string."""
         return tuple(self._result.token_ids)
+
+    @property
+    def logprobs(self) -> tuple[TokenLogprobs, ...]:
+        """A record for each of `token_ids`, if they were asked for."""
+        return tuple(self._result.logprobs)
 
     @property
     def stop_reason(self) -> str | None:
@@ -82,7 +147,7 @@ class TextStream(Iterator[str]):
 
     def close(self) -> None:
         """Ends the generation, from the iterating thread, and frees its KV cache."""
-        self._pieces.close()
+        self._events.close()
         if self._result.stop_reason is None:  # closed before its start
             self._result.stop_reason = "cancelled"
         self._session.close()
@@ -96,27 +161,29 @@ class TextStream(Iterator[str]):
         self.close()
 
 
-def _pieces(
+def _events(
     session: Session,
     token_ids: Iterator[int],
+    *,
     decoder: StreamDecoder,
     stops: StopStrings,
+    parser: AnswerParser | PlainText,
     result: GenerationResult,
-) -> Generator[str, None, None]:
-    """Ids to pieces. Apart from `TextStream`, so that a forgotten stream is freed at once (no cycle)."""
+) -> Generator[Event, None, None]:
+    """Ids to events. Apart from `TextStream`, so that a forgotten stream is freed at once (no cycle)."""
     try:
-        for token in token_ids:
-            if piece := stops.push(decoder.push(token)):
-                yield piece
+        try:
+            for token in token_ids:
+                yield from parser.push(stops.push(decoder.push(token)))
+                if stops.found:
+                    break
+            else:
+                yield from parser.push(stops.push(decoder.finish()) + stops.finish())
             if stops.found:
-                break
-        else:
-            if piece := stops.push(decoder.finish()) + stops.finish():
-                yield piece
-        if stops.found:
-            result.stop_reason = "stop"
-    except Cancelled:
-        result.stop_reason = "cancelled"
+                result.stop_reason = "stop"
+        except Cancelled:
+            result.stop_reason = "cancelled"
+        yield from parser.finish()
     except Exception:
         result.stop_reason = "error"
         raise

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,9 @@ class Tokenizer:
                 f"tokenizer.json has the decoder {type(backend.decoder).__name__}; only ByteLevel is known"
             )
         self._backend = backend
-        self._special = {id for id, token in backend.get_added_tokens_decoder().items() if token.special}
+        added = backend.get_added_tokens_decoder()
+        self._special = {id for id, token in added.items() if token.special}
+        self._added = {token.content: id for id, token in added.items() if token.content}
         self._bytes = _byte_of_character()
 
     @classmethod
@@ -66,12 +69,40 @@ class Tokenizer:
         Raises:
             GenerationError: the text holds half a surrogate pair.
         """
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise GenerationError(f"the text cannot be encoded: {error}") from None
+        _check_text(text)
         ids: list[int] = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
+
+    @property
+    def special_tokens(self) -> tuple[str, ...]:
+        """Names of the control tokens, which have no text of their own."""
+        return tuple(name for name, id in self._added.items() if id in self._special)
+
+    def encode_marked(self, text: str, mark: str) -> list[int]:
+        """Returns the token ids of `text` without the character `mark`.
+
+        A mark within the name of an added token keeps that from becoming the token: it is encoded as the text
+        it reads. Without any mark, the result is that of `encode`, for tokenizers whose added tokens do not
+        take the white space around them (none of Qwen's does).
+
+        Raises:
+            GenerationError: the text holds half a surrogate pair.
+        """
+        _check_text(text)
+        names = sorted(self._added, key=len, reverse=True)
+        ids: list[int] = []
+        for part in re.split(f"({'|'.join(map(re.escape, names))})", text) if names else [text]:
+            ids += [self._added[part]] if part in self._added else self._encode_plain(part.replace(mark, ""))
+        return ids
+
+    def _encode_plain(self, text: str) -> list[int]:
+        """Encodes text in which no added token is looked for: the steps of `tokenizers`, less the first."""
+        if self._backend.normalizer:
+            text = self._backend.normalizer.normalize_str(text)
+        words = [text]
+        if self._backend.pre_tokenizer:
+            words = [word for word, _ in self._backend.pre_tokenizer.pre_tokenize_str(text)]
+        return [token.id for word in words for token in self._backend.model.tokenize(word)]
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Returns the text of `token_ids`; bytes that are not UTF-8 become U+FFFD."""
@@ -87,21 +118,33 @@ class Tokenizer:
         except KeyError:  # an added token, stored as it is
             return token.encode("utf-8")
 
-    def new_decoder(self) -> StreamDecoder:
-        """Returns a decoder for one stream of token ids."""
-        return StreamDecoder(self)
+    def new_decoder(self, visible: Sequence[str] = ()) -> StreamDecoder:
+        """Returns a decoder for one stream of token ids.
+
+        Args:
+            visible: added tokens that have text, even if this tokenizer calls them special.
+        """
+        shown = {self._added[name]: name.encode() for name in visible if name in self._added}
+        return StreamDecoder(self, shown)
 
 
 class StreamDecoder:
-    """Turns token ids into text as they come, and keeps back the bytes of an unfinished character."""
+    """Turns token ids into text as they come, and keeps back the bytes of an unfinished character.
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    Args:
+        tokenizer: says which bytes a token stands for.
+        shown: ids for which these bytes are taken instead.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, shown: Mapping[int, bytes]) -> None:
         self._tokenizer = tokenizer
+        self._shown = dict(shown)
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, token_id: int) -> str:
         """Returns the text that `token_id` completes; empty if it ends inside a character."""
-        return self._utf8.decode(self._tokenizer.token_bytes(token_id))
+        shown = self._shown.get(token_id)
+        return self._utf8.decode(self._tokenizer.token_bytes(token_id) if shown is None else shown)
 
     def finish(self) -> str:
         """Returns what is left at the end: nothing, or U+FFFD for a character that was never completed."""
@@ -155,6 +198,13 @@ class StopStrings:
             if any(stop.startswith(self._held[-length:]) for stop in self._stops):
                 return length
         return 0
+
+
+def _check_text(text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise GenerationError(f"the text cannot be encoded: {error}") from None
 
 
 def _byte_of_character() -> dict[str, int]:

@@ -79,7 +79,9 @@ class Blocker:
 sys.meta_path.insert(0, Blocker())
 import qtool_runtime
 with qtool_runtime.load({str(artifact)!r}) as model:
-    print(model.chat([{{"role": "user", "content": "Turn on the kitchen light"}}], temperature=0).read())
+    stream = model.chat([{{"role": "user", "content": "Turn on the kitchen light"}}], temperature=0)
+    stream.read()
+    print(stream.message())  # a tool call
 """
     done = subprocess.run(
         [python, "-c", script], check=True, capture_output=True, text=True, cwd=tmp_path, encoding="utf-8"

@@ -65,7 +65,8 @@ class TestRun:
     def test_json_holds_text_and_counts(self, invoke: Invoke, artifact: Path, expected: Any) -> None:
         report = json.loads(invoke("run", artifact, "Hello world", *GREEDY, "--json").stdout)
         assert report.keys() == {
-            "text", "stop_reason", "prompt_tokens", "tokens", "time_to_first_token_seconds",
+            "text", "reasoning", "tool_calls", "malformed_tool_calls",
+            "stop_reason", "prompt_tokens", "tokens", "time_to_first_token_seconds",
             "prefill_tokens_per_second", "decode_tokens_per_second", "kv_cache_bytes",
         }  # fmt: skip
         assert report["text"] == expected(("user", "Hello world"))

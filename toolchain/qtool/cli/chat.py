@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from qtool.cli.answers import print_answer
 from qtool.cli.sampling_options import sampling_options
 from qtool_runtime.errors import ContextLimitError
+
+if TYPE_CHECKING:
+    from qtool_runtime import Model
 
 _HELP = "Commands: /clear forgets the conversation, /exit ends (so does Ctrl-D); Ctrl-C stops an answer."
 
@@ -25,8 +29,7 @@ def command(
     context: int | None,
     threads: int | None,
     provider: str | None,
-    thinking: bool | None,
-    **sampling: Any,
+    **options: Any,
 ) -> None:
     """Talk with the model in ARTIFACT, turn by turn.
 
@@ -34,7 +37,8 @@ def command(
     """
     import qtool_runtime
 
-    opening = [{"role": "system", "content": system}] if system is not None else []
+    options["enable_thinking"] = options.pop("thinking")
+    opening: list[dict[str, Any]] = [{"role": "system", "content": system}] if system is not None else []
     with qtool_runtime.load(artifact, context=context, threads=threads, provider=provider) as model:
         click.echo(f"{model.manifest.name}, {model.context:,} tokens of context. {_HELP}", err=True)
         messages = list(opening)
@@ -47,7 +51,7 @@ def command(
             elif text.startswith("/"):
                 click.echo(f"unknown command {text.split()[0]!r}. {_HELP}", err=True)
             elif text:
-                _answer(model, messages, text, thinking, sampling)
+                _answer(model, messages, text, options)
 
 
 def _read_turn() -> str | None:
@@ -58,22 +62,18 @@ def _read_turn() -> str | None:
     return line.strip() if line else None
 
 
-def _answer(
-    model: Any, messages: list[dict[str, str]], text: str, thinking: bool | None, sampling: dict[str, Any]
-) -> None:
+def _answer(model: Model, messages: list[dict[str, Any]], text: str, options: dict[str, Any]) -> None:
     """Prints the answer to one turn and adds both to the conversation; a stopped answer counts so far."""
     question = {"role": "user", "content": text}
     try:
-        stream = model.chat([*messages, question], enable_thinking=thinking, **sampling)
+        stream = model.chat([*messages, question], **options)
     except ContextLimitError as error:
         click.echo(f"error: {error.message}", err=True)
         click.echo("hint: /clear forgets the conversation and makes room.", err=True)
         return
     try:
-        for piece in stream:
-            click.echo(piece, nl=False)
-            sys.stdout.flush()
+        print_answer(stream)
     except KeyboardInterrupt:
         stream.close()
-    click.echo()
-    messages += [question, {"role": "assistant", "content": stream.text}]
+        click.echo()
+    messages += [question, stream.message()]

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from qtool.cli.answers import describe_call, print_answer
 from qtool.cli.output import json_option, print_json
 from qtool.cli.sampling_options import sampling_options
 
@@ -31,17 +32,27 @@ def command(
     threads: int | None,
     provider: str | None,
     thinking: bool | None,
+    thinking_budget: int | None,
+    tools: list[Any] | None,
     as_json: bool,
     **sampling: Any,
 ) -> None:
     """Answer PROMPT with the model in ARTIFACT; the text is printed as it is generated.
 
-    PROMPT is "-" to read it from standard input.
+    PROMPT is "-" to read it from standard input. Reasoning goes to standard error; a tool call is one line of
+    JSON.
     """
     import qtool_runtime
 
-    if raw and system is not None:
-        raise click.UsageError("--system needs the chat template; it does not go with --raw.")
+    for_chat = {
+        "--system": system,
+        "--thinking": thinking,
+        "--thinking-budget": thinking_budget,
+        "--tools": tools,
+    }
+    for name, value in for_chat.items():
+        if raw and value is not None:
+            raise click.UsageError(f"{name} needs the chat template; it does not go with --raw.")
     text = sys.stdin.read() if prompt == "-" else prompt
     with qtool_runtime.load(artifact, context=context, threads=threads, provider=provider) as model:
         if raw:
@@ -50,14 +61,25 @@ def command(
         else:
             messages = [{"role": "system", "content": system}] if system is not None else []
             messages.append({"role": "user", "content": text})
-            stream = model.chat(messages, enable_thinking=thinking, **sampling)
-        for piece in stream:
-            if not as_json:
-                click.echo(piece, nl=False)
-                sys.stdout.flush()
+            stream = model.chat(
+                messages,
+                tools=tools,
+                enable_thinking=thinking,
+                thinking_budget=thinking_budget,
+                **sampling,
+            )
+        if as_json:
+            stream.read()
+        else:
+            print_answer(stream)
     result = stream.stats
     report = {
         "text": stream.text,
+        "reasoning": stream.reasoning,
+        "tool_calls": [describe_call(call) for call in stream.tool_calls],
+        "malformed_tool_calls": [
+            {"raw": call.raw, "reason": call.reason} for call in stream.malformed_tool_calls
+        ],
         "stop_reason": result.stop_reason,
         "prompt_tokens": result.prompt_tokens,
         "tokens": len(result.token_ids),
@@ -69,7 +91,7 @@ def command(
     if as_json:
         print_json(report)
         return
-    click.echo()
     if stats:
-        del report["text"]
+        for name in ("text", "reasoning", "tool_calls", "malformed_tool_calls"):
+            del report[name]
         click.echo(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in report.items()), err=True)

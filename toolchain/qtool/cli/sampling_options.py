@@ -2,12 +2,42 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _read_bias(
+    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> dict[int, float] | None:
+    """Reads ID:VALUE pairs."""
+    bias = {}
+    for text in values:
+        token, _, value = text.partition(":")
+        try:
+            bias[int(token)] = float(value)
+        except ValueError:
+            raise click.BadParameter(f"{text!r} is not ID:VALUE, such as 1000:-5.") from None
+    return bias or None
+
+
+def _read_tools(context: click.Context, parameter: click.Parameter, path: Path | None) -> list[Any] | None:
+    """Reads a JSON file that holds a list."""
+    if path is None:
+        return None
+    try:
+        tools = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise click.BadParameter(f"{path} cannot be read as JSON: {error}") from None
+    if not isinstance(tools, list):
+        raise click.BadParameter(f"{path} holds no list of functions.")
+    return tools
+
 
 _OPTIONS = (
     click.option(
@@ -21,8 +51,32 @@ _OPTIONS = (
     ),
     click.option("--top-k", type=int, help="Choose among the K most likely tokens."),
     click.option("--top-p", type=float, help="Choose among the most likely tokens of total probability P."),
+    click.option("--min-p", type=float, default=0.0, help="Leave out tokens below P times the likeliest."),
+    click.option("--repetition-penalty", type=float, help="Divides logits of tokens used before."),
+    click.option(
+        "--presence-penalty", type=float, default=0.0, help="Lowers logits of tokens in the answer, once."
+    ),
+    click.option(
+        "--frequency-penalty", type=float, default=0.0, help="Lowers them as often as the token is there."
+    ),
+    click.option(
+        "--logit-bias",
+        multiple=True,
+        metavar="ID:VALUE",
+        callback=_read_bias,
+        help="Adds VALUE to the logit of a token; may be given several times.",
+    ),
     click.option("--seed", type=int, help="Makes sampling reproducible."),
     click.option("--stop", multiple=True, help="End before this text; may be given several times."),
+    click.option(
+        "--stop-id",
+        "stop_ids",
+        type=int,
+        multiple=True,
+        help="End at this token; may be given several times.",
+    ),
+    click.option("--ignore-eos", is_flag=True, help="Go on after the model's end tokens."),
+    click.option("--deadline", type=float, metavar="SECONDS", help="End the answer after this time."),
     click.option(
         "--context",
         type=click.IntRange(min=1),
@@ -36,6 +90,19 @@ _OPTIONS = (
     click.option("--provider", help="Run on this provider instead of the artifact's, such as cpu."),
     click.option(
         "--thinking/--no-thinking", default=None, help="Ask the model to reason first, if its template can."
+    ),
+    click.option(
+        "--thinking-budget",
+        type=click.IntRange(min=0),
+        metavar="TOKENS",
+        help="End the reasoning after so many tokens; 0 for none.",
+    ),
+    click.option(
+        "--tools",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        callback=_read_tools,
+        help="Functions that the model may call: a JSON file with a list of their schemas.",
     ),
 )
 

@@ -1,0 +1,142 @@
+"""Checks of what an application asks for, made before any work. `SamplingOptions` checks its own fields."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qtool_runtime.errors import ContextLimitError, GenerationError
+from qtool_runtime.sampling import SamplingOptions
+
+MAXIMUM_LOGPROBS = 20
+"""Alternatives beside each token, as in OpenAI's interface."""
+
+MAXIMUM_CANDIDATES = 64
+"""Each answer in progress holds keys and values of its own."""
+
+
+def check_context(context: int | None, planned: int) -> int:
+    """Returns the context to use: `planned` tokens unless fewer are asked for.
+
+    Raises:
+        ContextLimitError: more are asked for.
+        GenerationError: `context` is not a count.
+    """
+    if context is None:
+        return planned
+    if not _is_count(context, 1):
+        raise GenerationError(f"context is {context!r}; valid: None, or 1 to {planned} tokens")
+    if context > planned:
+        raise ContextLimitError(
+            f"context is {context} tokens; the artifact was planned for at most {planned}",
+            hint="Ask for less, or build the artifact with a longer context.",
+        )
+    return context
+
+
+def check_length(prompt: int, max_tokens: int | None, context: int) -> None:
+    """Refuses a generation that cannot fit. An answer has at least one token.
+
+    Raises:
+        ContextLimitError: prompt and answer pass the context.
+        GenerationError: `max_tokens` is not a count, or the prompt is empty.
+    """
+    if max_tokens is not None and not _is_count(max_tokens, 1):
+        raise GenerationError(f"max_tokens is {max_tokens!r}; valid: None, or a count from 1")
+    if prompt == 0:
+        raise GenerationError("the prompt has no tokens", hint="Give at least one.")
+    if prompt + (max_tokens or 1) > context:
+        raise ContextLimitError(
+            f"the prompt has {prompt} tokens and max_tokens is {max_tokens}; together at most {context} fit",
+            hint="Shorten the prompt, lower max_tokens, or build the artifact with a longer context.",
+        )
+
+
+def check_token_ids(tokens: Any, vocab_size: int) -> NDArray[np.int64]:
+    """Returns a prompt of token ids as an array of shape (count,).
+
+    Raises:
+        GenerationError: it is not a sequence of token ids, or one is outside the vocabulary.
+    """
+    array = np.asarray(tokens)
+    if array.ndim != 1 or (array.size and not np.issubdtype(array.dtype, np.integer)):
+        raise GenerationError(f"the prompt is {tokens!r:.80}; valid: text, or a sequence of token ids")
+    outside = array[(array < 0) | (array >= vocab_size)]
+    if outside.size:
+        raise GenerationError(f"the prompt has the token id {outside[0]}; valid: 0 to {vocab_size - 1}")
+    return array.astype(np.int64)
+
+
+def check_stop_ids(stop_ids: Sequence[int]) -> Sequence[int]:
+    """Returns the ids.
+
+    Raises:
+        GenerationError: one is not a token id.
+    """
+    for token in stop_ids:
+        if not _is_count(token, 0):
+            raise GenerationError(f"a stop id is {token!r}; valid: a token id, 0 or more")
+    return stop_ids
+
+
+def check_vocabulary(options: SamplingOptions, vocab_size: int) -> None:
+    """Refuses a bias or a ban of a token that the model does not have, and a ban of all that it has.
+
+    Raises:
+        GenerationError: an id is too large, or no token is left.
+    """
+    ids: dict[str, Iterable[int]] = {"logit_bias": options.logit_bias, "banned_ids": options.banned_ids}
+    for name, tokens in ids.items():
+        if (largest := max(tokens, default=0)) >= vocab_size:
+            raise GenerationError(f"{name} has the token id {largest}; valid: 0 to {vocab_size - 1}")
+    if len(set(options.banned_ids)) == vocab_size:
+        raise GenerationError(
+            f"banned_ids holds all {vocab_size} tokens of the model", hint="Allow at least one token."
+        )
+
+
+def check_deadline(deadline: float | None) -> None:
+    """Refuses what is not a time.
+
+    Raises:
+        GenerationError: `deadline` is not a number of seconds above 0.
+    """
+    number = isinstance(deadline, int | float | np.number) and not isinstance(deadline, bool)
+    if deadline is not None and not (number and math.isfinite(deadline) and deadline > 0):
+        raise GenerationError(f"deadline is {deadline!r}; valid: None, or seconds above 0")
+
+
+def check_logprobs(logprobs: int | None) -> None:
+    """Refuses what is not a number of alternatives.
+
+    Raises:
+        GenerationError: `logprobs` is out of its range.
+    """
+    if logprobs is not None and not (_is_count(logprobs, 0) and logprobs <= MAXIMUM_LOGPROBS):
+        raise GenerationError(
+            f"logprobs is {logprobs!r}; valid: None, or 0 to {MAXIMUM_LOGPROBS} alternatives for each token"
+        )
+
+
+def check_candidates(candidates: int, options: SamplingOptions) -> None:
+    """Refuses a wrong number of answers, and several answers that would all be the same.
+
+    Raises:
+        GenerationError: `candidates` is out of its range, or above 1 without sampling.
+    """
+    if not (_is_count(candidates, 1) and candidates <= MAXIMUM_CANDIDATES):
+        raise GenerationError(f"candidates is {candidates!r}; valid: 1 to {MAXIMUM_CANDIDATES}")
+    if candidates > 1 and options.greedy:
+        raise GenerationError(
+            f"candidates is {candidates}, but the most likely token is always taken (temperature "
+            f"{options.temperature}, top_k {options.top_k}), so that all would be the same; valid: 1",
+            hint="Set a temperature above 0, and a top_k other than 1.",
+        )
+
+
+def _is_count(value: Any, lowest: int) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= lowest)
