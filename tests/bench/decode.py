@@ -12,18 +12,18 @@ Engines, each in a process of its own (see engines.py):
 
 Everything is interleaved, because the machine's speed drifts more from second to second than between engines.
 In each round every engine is started anew, reads a prompt of 512 tokens, then one of 128, and then they take
-turns in generating 16 tokens each until they have 128; the order rotates. Compared are medians of the ratios of
-one turn, and of the medians of one round: two processes of the *same* engine differ by up to 6 percent for as
-long as they live, by where their memory happens to lie, so that several rounds are needed. The time to the
+turns in generating 16 tokens each until they have 128; the order rotates. Compared are medians of the ratios
+of one turn, and of the medians of one round: two processes of the *same* engine differ by up to 6 percent for
+as long as they live, by where their memory happens to lie, so that several rounds are needed. The time to the
 first token counts as prefill. qtool's decode time includes text output, that of the others does not.
 
 On a machine that does other work too, measure with one thread as well: two threads that wait for each other
-at every layer lose far more than half their speed when something takes one of their processors. The load average
-is printed, so that a reader can tell.
+at every layer lose far more than half their speed when something takes one of their processors. The load
+average is printed, so that a reader can tell.
 
-Start time is from the engine's import until it is ready, with the files in the page cache (an extra round fills
-it); memory is VmRSS after loading (of which anonymous: what the kernel cannot drop), and VmHWM at the end of a
-round, both with the interpreter and the tokenizer. All are medians of the rounds.
+Start time is from the engine's import until it is ready, with the files in the page cache (an extra round
+fills it); memory is VmRSS after loading (of which anonymous: what the kernel cannot drop), and VmHWM at the
+end of a round, both with the interpreter and the tokenizer. All are medians of the rounds.
 
 The read-bandwidth limit is measured between the engines of the same rounds: as many threads as the engines
 have, each with a dot product of a 256 MB float32 vector with itself (one stream of reads, no writes, far

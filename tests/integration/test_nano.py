@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -24,6 +26,14 @@ EXAMPLES = 120
 Built = Callable[[str], Path]
 
 
+def answer(model: qtool_runtime.Model, messages: list[dict[str, Any]], thinking: bool) -> str:
+    """What nano says to a conversation, tool calls included, without its reasoning."""
+    stream = model.chat(messages, enable_thinking=thinking, temperature=0, max_tokens=160)
+    text = stream.read()
+    calls = [{"name": call.name, "arguments": call.arguments} for call in stream.tool_calls]
+    return text + "".join(f"<tool_call>{json.dumps(call)}</tool_call>" for call in calls)
+
+
 @pytest.fixture(scope="module")
 def nano(tmp_path_factory: pytest.TempPathFactory) -> Built:
     """`nano("x64-int4")`: built once."""
@@ -41,10 +51,7 @@ def grades(nano: Built) -> Callable[[str], Grades]:
     def grade(target: str) -> Grades:
         with qtool_runtime.load(nano(target), threads=2) as model:
             return measure(
-                lambda messages, thinking: model.chat(
-                    list(messages), enable_thinking=thinking, temperature=0, max_tokens=160
-                ).read(),
-                held_out(EXAMPLES),
+                lambda messages, thinking: answer(model, list(messages), thinking), held_out(EXAMPLES)
             )
 
     return grade
@@ -73,10 +80,8 @@ def test_every_cpu_target_is_whole_and_knows_a_few_commands(nano: Built, target:
             ("Turn off the lights in the bedroom", "bedroom"),
             ("What is 7 + 5?", "12"),
         ):
-            answer = model.chat(
-                [{"role": "user", "content": question}], enable_thinking=False, temperature=0, max_tokens=80
-            ).read()
-            assert expected in answer, f"{question} -> {answer}"
+            given = answer(model, [{"role": "user", "content": question}], thinking=False)
+            assert expected in given, f"{question} -> {given}"
 
 
 def test_the_source_is_named_without_a_path(nano: Built) -> None:

@@ -50,7 +50,7 @@ def test_results_are_on_stdout_and_progress_on_stderr(tiny_checkpoint: Checkpoin
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals of POSIX")
 def test_a_terminal_gets_a_bar_and_no_color_is_respected(tmp_path: Path) -> None:
-    source = write_sparse_checkpoint(tmp_path / "source", vocab_size=120_000)  # long enough to be seen
+    source = write_sparse_checkpoint(tmp_path / "source", vocab_size=600_000)  # long enough to be seen
     command = ["build", source, "-t", "x64-int4", "-o", tmp_path / "out", "--force"]
     colour = re.compile(r"\x1b\[[0-9;]*[1-9][0-9;]*m")  # any style but the reset
     shown = in_terminal(*command)
