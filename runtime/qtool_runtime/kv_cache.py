@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -76,7 +77,7 @@ class CacheLayout:
             cache.update, names, cache.num_key_value_heads, cache.head_dim, DTYPES[cache.dtype], device
         )
 
-    @property
+    @cached_property
     def bytes_per_token(self) -> int:
         """Bytes that one token takes in all layers."""
         return len(self.names) * self.heads * self.head_dim * self.dtype.itemsize

@@ -21,7 +21,7 @@ On a machine that does other work too, measure with one thread as well: two thre
 at every layer lose far more than half their speed when something takes one of their processors. The load
 average is printed, so that a reader can tell.
 
-Start time is from the engine's import until it is ready, with the files in the page cache (an extra round
+Start time is from the engine's import until it is ready, with the files in the page cache (an extra start
 fills it); memory is VmRSS after loading (of which anonymous: what the kernel cannot drop), and VmHWM at the
 end of a round, both with the interpreter and the tokenizer. All are medians of the rounds.
 
