@@ -175,30 +175,31 @@ class InPlaceCache:
     def restore(self, binding: Any, snapshot: Snapshot) -> None:
         """Makes new buffers, filled with the snapshot."""
         self.length = snapshot[0].shape[2]
-        self._allocate(binding, self.length, snapshot.__getitem__)
+
+        def fill(index: int, buffer: np.ndarray[Any, Any]) -> None:
+            buffer[:, :, : self.length] = snapshot[index]
+
+        self._allocate(binding, self.length, fill)
 
     def _grow(self, binding: Any, tokens: int) -> None:
         """Moves each tensor to a larger buffer, one at a time, so that only one exists twice."""
-        filled, length = self._buffers, self.length
+        old = self._buffers
 
-        def moved(index: int) -> np.ndarray[Any, Any]:
-            values: np.ndarray[Any, Any] = filled[index].numpy()[:, :, :length]
-            filled[index] = None
-            return values
+        def move(index: int, buffer: np.ndarray[Any, Any]) -> None:
+            if self.length:
+                # The array does not keep its OrtValue alive in all versions of onnxruntime: copy, then drop.
+                buffer[:, :, : self.length] = old[index].numpy()[:, :, : self.length]
+                old[index] = None
 
-        self._allocate(binding, tokens, moved if length else None)
+        self._allocate(binding, tokens, move)
 
-    def _allocate(
-        self, binding: Any, tokens: int, filled: Callable[[int], np.ndarray[Any, Any]] | None
-    ) -> None:
-        """Makes new buffers for at least `tokens` tokens; `filled` gives the first values of each."""
+    def _allocate(self, binding: Any, tokens: int, fill: Callable[[int, np.ndarray[Any, Any]], None]) -> None:
+        """Makes new buffers for at least `tokens` tokens; `fill` writes the first values of each."""
         self._capacity = min(-(-tokens // GROWTH_STEP) * GROWTH_STEP, self._limit)
         self._buffers = []
         for index, (past, present) in enumerate(self._layout.names):
             buffer = self._layout.zeros(self._capacity)
-            if filled is not None:
-                values = filled(index)
-                buffer[:, :, : values.shape[2]] = values
+            fill(index, buffer)
             value = self._layout.to_device(buffer)
             binding.bind_ortvalue_input(past, value)
             binding.bind_ortvalue_output(present, value)
@@ -241,7 +242,7 @@ class ConcatenateCache:
     def truncate(self, length: int) -> None:
         """Copies the part that stays."""
         check_truncation(length, self.length)
-        kept = (np.ascontiguousarray(value.numpy()[:, :, :length]) for value in self._values)
+        kept = (value.numpy()[:, :, :length].copy() for value in self._values)
         self._values = [self._layout.to_device(values) for values in kept]
         self.length = length
 
