@@ -37,24 +37,10 @@ def build(model: str, target: str, output: Path, threads: int | None = None) -> 
 
 def build_with_peer(python: str, model: Path, folder: Path) -> Child:
     """Runs one build of the onnxruntime-genai builder, with its defaults for int4 on a CPU."""
-    output, cache = folder / "artifact", folder / "cache"
-    builder = [python, "-m", "onnxruntime_genai.models.builder"]
-    options = [
-        "-i",
-        model,
-        "-o",
-        output,
-        "-c",
-        cache,
-        "-p",
-        "int4",
-        "-e",
-        "cpu",
-        "--extra_options",
-        "block_size=32",
-    ]
+    places = ["-i", str(model), "-o", str(folder / "artifact"), "-c", str(folder / "cache")]
+    options = ["-p", "int4", "-e", "cpu", "--extra_options", "block_size=32"]
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "ORT_DISABLE_TELEMETRY": "1"}
-    return run_child([*builder, *options], offline)
+    return run_child([python, "-m", "onnxruntime_genai.models.builder", *places, *options], offline)
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -16,6 +16,7 @@ import json
 from collections.abc import Iterator
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from measure import MEGABYTE, argument_parser, finish, folder_bytes, say
@@ -23,7 +24,7 @@ from measure import MEGABYTE, argument_parser, finish, folder_bytes, say
 from qtool.checkpoint import Checkpoint, QwenConfig, open_checkpoint
 
 CHUNK_ELEMENTS = 1 << 22
-DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16)}
+DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16)}
 TORCH_NAMES = {"F32": "float32", "F16": "float16"}
 ARCHITECTURES = {"qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 

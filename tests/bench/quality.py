@@ -32,7 +32,10 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 LOGITS_ROWS_INPUT = "num_logits"
 ROWS_AT_ONCE = 32
-ONNX_TYPES = {"tensor(float)": np.dtype(np.float32), "tensor(float16)": np.dtype(np.float16)}
+ONNX_TYPES: dict[str, np.dtype[Any]] = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(float16)": np.dtype(np.float16),
+}
 
 Logits = NDArray[np.float32]
 Ids = NDArray[np.int64]

@@ -19,8 +19,6 @@ from measure import MEGABYTE, argument_parser, finish, say
 
 def main() -> None:
     """Reads the command line and writes the file."""
-    import llama_cpp
-
     parser = argument_parser(__doc__)
     parser.add_argument("source", type=Path)
     parser.add_argument("output", type=Path)
@@ -28,6 +26,8 @@ def main() -> None:
     parser.add_argument("--pure", action="store_true", help="every matrix in that type")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
+    import llama_cpp
+
     options = llama_cpp.llama_model_quantize_default_params()
     options.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{arguments.type}")
     options.nthread = arguments.threads

@@ -32,8 +32,13 @@ def quantize(weights: FloatArray, scheme: Scheme, scale_type: npt.DTypeLike = np
     """Quantizes rows of a matrix; every row is independent of the others.
 
     Symmetric: the value with the largest magnitude is mapped to the end of the range that has one more step
-    (0, that is -2**(bits-1) from the middle), so its sign decides the sign of the scale. Asymmetric: the
-    range from minimum to maximum, widened to include zero, is mapped to [0, 2**bits - 1], and zero is exact.
+    (0, that is -2**(bits-1) from the middle), so its sign decides the sign of the scale; of two equal ones it
+    is the negative one. Asymmetric: the range from minimum to maximum, widened to include zero, is mapped to
+    [0, 2**bits - 1], and zero is exact.
+
+    Ties matter where the source was quantized itself: half of the weights of a Q5_0 tensor lie exactly
+    between two steps of a symmetric 4-bit grid. They are rounded up, as ONNX Runtime's own quantizer does. To
+    the even integer, as np.rint does, costs 8 % more KL divergence; on asymmetric grids it costs nothing.
 
     Args:
         weights: float32 (rows, in_features); in_features is a multiple of the group size; finite.
@@ -46,7 +51,7 @@ def quantize(weights: FloatArray, scheme: Scheme, scale_type: npt.DTypeLike = np
     groups = weights.reshape(weights.shape[0], -1, scheme.group_size)
     lowest, highest = groups.min(axis=-1), groups.max(axis=-1)
     if scheme.symmetric:
-        extreme = np.where(-lowest > highest, lowest, highest)
+        extreme = np.where(-lowest >= highest, lowest, highest)
         scale = (extreme / np.float32(-scheme.middle)).astype(scale_type)
         offset = np.full_like(lowest, scheme.middle)
     else:
@@ -57,8 +62,13 @@ def quantize(weights: FloatArray, scheme: Scheme, scale_type: npt.DTypeLike = np
         offset = np.rint(-lowest * _inverse(scale))
         np.clip(offset, 0, scheme.maximum, out=offset)
     scaled = groups * _inverse(scale)[..., None]
-    np.rint(scaled, out=scaled)
-    scaled += offset[..., None]
+    if scheme.symmetric:
+        scaled += offset[..., None]
+        scaled += np.float32(0.5)
+        np.floor(scaled, out=scaled)
+    else:
+        np.rint(scaled, out=scaled)
+        scaled += offset[..., None]
     np.clip(scaled, 0, scheme.maximum, out=scaled)
     zero_point = None if scheme.symmetric else offset.astype(np.uint8)
     return Quantized(scaled.astype(np.uint8), scale, zero_point)
