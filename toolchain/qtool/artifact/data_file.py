@@ -19,6 +19,7 @@ from threading import Lock
 
 import numpy as np
 
+from qtool.artifact.interrupts import deferred_interrupts
 from qtool.artifact.layout import Layout
 from qtool.storage import Storage
 
@@ -72,8 +73,8 @@ def write_data_files(files: Sequence[tuple[Path, Layout]], threads: int, progres
                 os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o644)
             )
             _reserve(descriptors[-1], layout.size)
-        with ThreadPoolExecutor(threads) as pool:
-            _run(pool, list(_chunks(files, descriptors)), total, progress)
+        with deferred_interrupts() as act, ThreadPoolExecutor(threads) as pool:
+            _run(pool, list(_chunks(files, descriptors)), total, progress, act)
         for descriptor in descriptors:
             os.fsync(descriptor)
     finally:
@@ -81,7 +82,13 @@ def write_data_files(files: Sequence[tuple[Path, Layout]], threads: int, progres
             os.close(descriptor)
 
 
-def _run(pool: ThreadPoolExecutor, chunks: list[_Chunk], total: int, progress: Progress) -> None:
+def _run(
+    pool: ThreadPoolExecutor,
+    chunks: list[_Chunk],
+    total: int,
+    progress: Progress,
+    act_on_interrupt: Callable[[], None],
+) -> None:
     """Writes all chunks; the first error, or Ctrl-C, stops the rest."""
     done = 0
     try:
@@ -89,6 +96,7 @@ def _run(pool: ThreadPoolExecutor, chunks: list[_Chunk], total: int, progress: P
         for future in futures:
             done += future.result()
             progress(done, total)
+            act_on_interrupt()
     except BaseException:
         pool.shutdown(cancel_futures=True)  # waits for the chunks that have begun
         raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -17,6 +16,7 @@ from qtool.artifact.genai_config import genai_config
 from qtool.artifact.layout import DATA_FILE, plan_layout, refer_to_data_file
 from qtool.checkpoint import Checkpoint
 from qtool_runtime import manifest
+from qtool_runtime.integrity import sha256_of
 from qtool_runtime.manifest import FileEntry, Manifest
 from qtool_targets import Target
 
@@ -56,7 +56,7 @@ class Package:
         for name, content in {**documents, GENAI_FILE: genai.encode()}.items():
             (folder / name).write_bytes(content)
         files = tuple(
-            FileEntry(path.name, path.stat().st_size, sha256(path))
+            FileEntry(path.name, path.stat().st_size, sha256_of(path))
             for path in sorted(folder.iterdir())
             if not path.name.startswith(".")
         )
@@ -72,9 +72,3 @@ class Package:
         )
         (folder / manifest.FILE_NAME).write_text(document.to_json(), encoding="utf-8", newline="\n")
         return document
-
-
-def sha256(path: Path) -> str:
-    """Returns the SHA-256 of a file as lower-case hex."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
