@@ -37,6 +37,8 @@ def slow_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start(slow_source: Path, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Starts a real `qtool build` and waits until it writes weights."""
     running: list[subprocess.Popen[str]] = []
+    # A child inherits "ignore SIGINT", which shells set for what they start in the background.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def build(*options: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "qtool", "build", str(slow_source), "--target", "x64-int4"]
@@ -51,6 +53,7 @@ def start(slow_source: Path, tmp_path: Path) -> Iterator[Callable[..., subproces
         return child
 
     yield build
+    signal.signal(signal.SIGINT, before)
     for child in running:
         child.kill()
         child.communicate()
