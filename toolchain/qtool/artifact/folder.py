@@ -89,7 +89,7 @@ def new_folder(destination: Path, *, force: bool) -> Iterator[Path]:
             with _hidden_folder(destination) as partial:
                 yield partial
                 check_destination(destination, force)
-                _put_in_place(partial, destination)
+                _put_in_place(partial, destination, force)
     except BaseException:
         for folder in made:
             with suppress(OSError):
@@ -139,10 +139,10 @@ def _hidden_folder(destination: Path) -> Iterator[Path]:
             os.close(lock)
 
 
-def _put_in_place(partial: Path, destination: Path) -> None:
+def _put_in_place(partial: Path, destination: Path, force: bool) -> None:
     """Renames the finished folder; an artifact that was there is removed only after that."""
-    if not destination.is_dir():
-        partial.rename(destination)
+    if not (force and destination.is_dir()):
+        partial.rename(destination)  # fails where another build was quicker
         return
     with _hidden_folder(destination) as old:
         destination.rename(old / _REPLACED)
