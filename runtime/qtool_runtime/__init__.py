@@ -26,12 +26,12 @@ from qtool_runtime.errors import (
 
 if TYPE_CHECKING:
     from qtool_runtime.answer import AnswerText, Event, ReasoningText
+    from qtool_runtime.engine import Session
     from qtool_runtime.generate import GenerationResult
     from qtool_runtime.logprobs import TokenLogprob, TokenLogprobs
     from qtool_runtime.manifest import Manifest
     from qtool_runtime.model import Model, load
     from qtool_runtime.sampling import SamplingOptions
-    from qtool_runtime.session import Session
     from qtool_runtime.stream import TextStream
     from qtool_runtime.tools import MalformedToolCall, ToolCall
 
@@ -67,7 +67,7 @@ _HOMES = {
     "Model": "model",
     "ReasoningText": "answer",
     "SamplingOptions": "sampling",
-    "Session": "session",
+    "Session": "engine",
     "TextStream": "stream",
     "TokenLogprob": "logprobs",
     "TokenLogprobs": "logprobs",

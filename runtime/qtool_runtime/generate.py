@@ -7,10 +7,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from qtool_runtime.engine import DeadlinePassed, Session
 from qtool_runtime.logprobs import TokenLogprobs, token_logprobs
 from qtool_runtime.prompt import Prompt
 from qtool_runtime.sampling import Sampler
-from qtool_runtime.session import DeadlinePassed, Session
 
 
 @dataclass
@@ -63,7 +63,7 @@ def generate(
     result: GenerationResult,
     *,
     max_tokens: int | None,
-    stop_ids: Mapping[int, str],
+    endings: Mapping[int, str],
     deadline: float | None = None,
     logprobs: int | None = None,
     interject: Callable[[int], Sequence[int]] | None = None,
@@ -76,7 +76,7 @@ def generate(
         sampler: chooses each token.
         result: is filled in as the generation goes on.
         max_tokens: most tokens to generate; None for as many as the context holds.
-        stop_ids: token ids that end the answer, and the stop reason that each gives.
+        endings: token ids that end the answer, and the stop reason that each gives.
         deadline: seconds from now for everything, the caller's own between two tokens included. A forward
             pass that has begun is not interrupted; it is of one token, or of one chunk of the prompt.
         logprobs: how many alternatives to record beside each token; None for no records.
@@ -99,7 +99,7 @@ def generate(
         token = sampler.choose(logits)
         result.prefill_seconds = time.perf_counter() - started
 
-        while not (chosen and token in stop_ids):
+        while not (chosen and token in endings):
             result.token_ids.append(token)
             result.cache_bytes = session.cache_bytes
             if logprobs is not None:
@@ -124,6 +124,6 @@ def generate(
                 token = sampler.choose(logits)
             result.decode_seconds += time.perf_counter() - started
             result._decode_steps += 1
-        result.stop_reason = stop_ids[token]
+        result.stop_reason = endings[token]
     except DeadlinePassed:
         result.stop_reason = "deadline"

@@ -8,7 +8,7 @@ one is in use.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -124,11 +124,11 @@ class KvCache(Protocol):
     def truncate(self, length: int) -> None:
         """Forgets all tokens after the first `length`, for a rejected draft or a reused prefix."""
 
-    def snapshot(self) -> Snapshot:
-        """Returns a copy of what is held, on the host."""
+    def snapshot(self, start: int) -> Snapshot:
+        """Returns a copy of what is held of the tokens from `start` on, on the host."""
 
-    def restore(self, binding: Any, snapshot: Snapshot) -> None:
-        """Replaces what is held by a copy of a snapshot of a cache of the same layout."""
+    def restore(self, binding: Any, snapshots: Sequence[Snapshot]) -> None:
+        """Replaces what is held by copies of snapshots of caches of the same layout, one behind the other."""
 
 
 class InPlaceCache:
@@ -168,16 +168,18 @@ class InPlaceCache:
         check_truncation(length, self.length)
         self.length = length
 
-    def snapshot(self) -> Snapshot:
-        """Copies the filled part of each buffer."""
-        return tuple(buffer.numpy()[:, :, : self.length].copy() for buffer in self._buffers)
+    def snapshot(self, start: int) -> Snapshot:
+        """Copies a part of each buffer."""
+        return tuple(buffer.numpy()[:, :, start : self.length].copy() for buffer in self._buffers)
 
-    def restore(self, binding: Any, snapshot: Snapshot) -> None:
-        """Makes new buffers, filled with the snapshot."""
-        self.length = snapshot[0].shape[2]
+    def restore(self, binding: Any, snapshots: Sequence[Snapshot]) -> None:
+        """Makes new buffers, filled with the snapshots."""
+        self.length = sum(snapshot[0].shape[2] for snapshot in snapshots)
 
         def fill(index: int, buffer: np.ndarray[Any, Any]) -> None:
-            buffer[:, :, : self.length] = snapshot[index]
+            np.concatenate(
+                [snapshot[index] for snapshot in snapshots], axis=2, out=buffer[:, :, : self.length]
+            )
 
         self._allocate(binding, self.length, fill)
 
@@ -246,14 +248,15 @@ class ConcatenateCache:
         self._values = [self._layout.to_device(values) for values in kept]
         self.length = length
 
-    def snapshot(self) -> Snapshot:
-        """Copies each tensor."""
-        return tuple(value.numpy().copy() for value in self._values)
+    def snapshot(self, start: int) -> Snapshot:
+        """Copies a part of each tensor."""
+        return tuple(value.numpy()[:, :, start:].copy() for value in self._values)
 
-    def restore(self, binding: Any, snapshot: Snapshot) -> None:
-        """Takes copies of the snapshot as the past of the next run."""
-        self._values = [self._layout.to_device(values.copy()) for values in snapshot]
-        self.length = snapshot[0].shape[2]
+    def restore(self, binding: Any, snapshots: Sequence[Snapshot]) -> None:
+        """Takes copies of the snapshots as the past of the next run."""
+        joined = [np.concatenate(parts, axis=2) for parts in zip(*snapshots, strict=True)]
+        self._values = [self._layout.to_device(values) for values in joined]
+        self.length = joined[0].shape[2]
 
 
 CACHES: dict[str, type[InPlaceCache] | type[ConcatenateCache]] = {

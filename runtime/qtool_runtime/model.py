@@ -6,20 +6,20 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qtool_runtime.checks import check_context, check_stop_ids, check_token_ids
+from qtool_runtime.checks import check_context, check_token_ids
 from qtool_runtime.compatibility import check_compatibility
+from qtool_runtime.engine import Session
 from qtool_runtime.errors import GenerationError
 from qtool_runtime.graph import LoadedGraph, open_graph
 from qtool_runtime.integrity import check_files
 from qtool_runtime.manifest import Manifest, read
-from qtool_runtime.request import ChatForm, Request
-from qtool_runtime.sampling import SamplingOptions
-from qtool_runtime.session import Session
+from qtool_runtime.request import GREEDY, AnswerOptions, ChatForm, Request, sampling_defaults
+from qtool_runtime.session import OnnxSession
 from qtool_runtime.stream import TextStream
 from qtool_runtime.text import Tokenizer
 from qtool_runtime.thinking import check_thinking, close_thinking, is_opened
@@ -99,26 +99,7 @@ class Model:
         self.context = graph.context
 
     def generate(
-        self,
-        prompt: str | Sequence[int] | NDArray[np.int64],
-        *,
-        max_tokens: int | None = None,
-        temperature: float = 0.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
-        repetition_penalty: float = 1.0,
-        presence_penalty: float = 0.0,
-        frequency_penalty: float = 0.0,
-        logit_bias: Mapping[int, float] | None = None,
-        banned_ids: Sequence[int] = (),
-        seed: int | None = None,
-        stop: str | Sequence[str] = (),
-        stop_ids: Sequence[int] = (),
-        ignore_eos: bool = False,
-        deadline: float | None = None,
-        logprobs: int | None = None,
-        candidates: int = 1,
+        self, prompt: str | Sequence[int] | NDArray[np.int64], **options: Unpack[AnswerOptions]
     ) -> TextStream:
         """Continues a prompt. Greedy unless asked otherwise: the same prompt gives the same text.
 
@@ -126,27 +107,7 @@ class Model:
 
         Args:
             prompt: text, or token ids.
-            max_tokens: most tokens to generate; None for as many as the context holds.
-            temperature: see `SamplingOptions`, also for the order in which they work, as for the next nine.
-            top_k: see `SamplingOptions`.
-            top_p: see `SamplingOptions`.
-            min_p: see `SamplingOptions`.
-            repetition_penalty: see `SamplingOptions`.
-            presence_penalty: see `SamplingOptions`.
-            frequency_penalty: see `SamplingOptions`.
-            logit_bias: see `SamplingOptions`; None for none.
-            banned_ids: see `SamplingOptions`.
-            seed: see `SamplingOptions`.
-            stop: the text ends before the first of these strings.
-            stop_ids: token ids that end the answer, beside the model's own end tokens.
-            ignore_eos: go on after the model's end tokens.
-            deadline: most seconds from the request of the first piece to the end, with what the caller does
-                in between; a forward pass that has begun is not interrupted. None for any time.
-            logprobs: record the log-probability of each token, and of this many alternatives (0 to 20), in
-                `TextStream.logprobs`; see `TokenLogprobs`. None for no records.
-            candidates: how many answers to draw, 1 to 64, above 1 only with sampling. The prompt is read once
-                for all. The stream is the first of them, and `TextStream.candidates` has all: streams of
-                their own, each with its own deadline, that can be read in any order.
+            options: see `AnswerOptions`.
 
         Returns:
             Pieces of text, as an iterator; `.read()` gives all of it at once.
@@ -155,30 +116,7 @@ class Model:
             ContextLimitError: prompt and `max_tokens` together pass the context.
             GenerationError: an option is invalid, or the model is closed.
         """
-        options = SamplingOptions(
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            repetition_penalty=repetition_penalty,
-            presence_penalty=presence_penalty,
-            frequency_penalty=frequency_penalty,
-            logit_bias={} if logit_bias is None else logit_bias,
-            banned_ids=banned_ids,
-            seed=seed,
-        )
-        return self._start(
-            Request(
-                prompt=self._prompt_tokens(prompt),
-                options=options,
-                max_tokens=max_tokens,
-                stop=stop,
-                stop_ids=self._endings(stop_ids, ignore_eos),
-                deadline=deadline,
-                logprobs=logprobs,
-                candidates=candidates,
-            )
-        )
+        return self._start(self._prompt_tokens(prompt), options, default=GREEDY)
 
     def chat(
         self,
@@ -187,25 +125,9 @@ class Model:
         tools: Sequence[Mapping[str, Any]] | None = None,
         enable_thinking: bool | None = None,
         thinking_budget: int | None = None,
-        max_tokens: int | None = None,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        min_p: float = 0.0,
-        repetition_penalty: float | None = None,
-        presence_penalty: float = 0.0,
-        frequency_penalty: float = 0.0,
-        logit_bias: Mapping[int, float] | None = None,
-        banned_ids: Sequence[int] = (),
-        seed: int | None = None,
-        stop: str | Sequence[str] = (),
-        stop_ids: Sequence[int] = (),
-        ignore_eos: bool = False,
-        deadline: float | None = None,
-        logprobs: int | None = None,
-        candidates: int = 1,
+        **options: Unpack[AnswerOptions],
     ) -> TextStream:
-        """Answers a conversation. Options that are None come from the model's own generation config.
+        """Answers a conversation. Options that are not given come from the model's own generation config.
 
         Iterating over the result yields the text of the answer; reasoning and tool calls are apart from it.
         Names of control tokens within messages and tools are plain text to the model.
@@ -217,41 +139,13 @@ class Model:
             enable_thinking: for models that can think first; None leaves it to the template.
             thinking_budget: most tokens of reasoning. When they are used up, the closing tag is put into the
                 answer, and the model goes on from there. 0 for no thinking, None for any number.
-            max_tokens: as for `generate`, like all that follow. Reasoning and tags count.
-            temperature: 0 for the most likely token; the model's repetition penalty still applies.
-            top_k: see `SamplingOptions`.
-            top_p: see `SamplingOptions`.
-            min_p: see `SamplingOptions`.
-            repetition_penalty: see `SamplingOptions`.
-            presence_penalty: see `SamplingOptions`.
-            frequency_penalty: see `SamplingOptions`.
-            logit_bias: see `SamplingOptions`; None for none.
-            banned_ids: see `SamplingOptions`.
-            seed: see `SamplingOptions`.
-            stop: everything ends before the first of these strings, in reasoning too.
-            stop_ids: token ids that end the answer, beside the model's own end tokens.
-            ignore_eos: go on after the model's end tokens.
-            deadline: see `generate`.
-            logprobs: see `generate`.
-            candidates: see `generate`.
+            options: see `AnswerOptions`. Reasoning and tags count for `max_tokens`; a stop string ends
+                reasoning too; at temperature 0 the model's own repetition penalty still applies.
 
         Raises:
             ContextLimitError: prompt and `max_tokens` together pass the context.
             GenerationError: an option, message or tool is invalid, or there is no chat template.
         """
-        default = self.manifest.generation
-        options = SamplingOptions(
-            temperature=_first(temperature, default.temperature if default.do_sample else 0.0),
-            top_k=_first(top_k, default.top_k),
-            top_p=_first(top_p, default.top_p),
-            min_p=min_p,
-            repetition_penalty=_first(repetition_penalty, default.repetition_penalty),
-            presence_penalty=presence_penalty,
-            frequency_penalty=frequency_penalty,
-            logit_bias={} if logit_bias is None else logit_bias,
-            banned_ids=banned_ids,
-            seed=seed,
-        )
         check_tools(tools)
         enable_thinking = check_thinking(thinking_budget, enable_thinking)
         from qtool_runtime.conversation import encode_conversation  # as below
@@ -262,19 +156,8 @@ class Model:
         opened = is_opened(text)
         if opened and thinking_budget == 0:  # the template cannot be told not to think
             tokens, opened = close_thinking(tokens, self.tokenizer), False
-        return self._start(
-            Request(
-                prompt=tokens,
-                options=options,
-                max_tokens=max_tokens,
-                stop=stop,
-                stop_ids=self._endings(stop_ids, ignore_eos),
-                deadline=deadline,
-                logprobs=logprobs,
-                candidates=candidates,
-                chat=ChatForm(opened, thinking_budget),
-            )
-        )
+        default = sampling_defaults(self.manifest.generation)
+        return self._start(tokens, options, default=default, chat=ChatForm(opened, thinking_budget))
 
     @cached_property
     def chat_template(self) -> ChatTemplate:
@@ -295,7 +178,7 @@ class Model:
         """
         if self._graph is None:
             raise GenerationError("the model is closed", hint="Load it again.")
-        return Session(self._graph)
+        return OnnxSession(self._graph)
 
     def close(self) -> None:
         """Starts no more generations. The weights are freed when those in progress have ended."""
@@ -315,19 +198,15 @@ class Model:
             return np.array(self.tokenizer.encode(prompt), np.int64)
         return check_token_ids(prompt, self.manifest.model.vocab_size)
 
-    def _endings(self, stop_ids: Sequence[int], ignore_eos: bool) -> dict[int, str]:
-        """Token ids that end the answer, with the stop reason that each gives."""
-        eos = () if ignore_eos else self.manifest.generation.eos_token_ids
-        return dict.fromkeys(check_stop_ids(stop_ids), "stop") | dict.fromkeys(eos, "eos")
-
-    def _start(self, request: Request) -> TextStream:
+    def _start(
+        self,
+        prompt: NDArray[np.int64],
+        options: AnswerOptions,
+        *,
+        default: Mapping[str, Any],
+        chat: ChatForm | None = None,
+    ) -> TextStream:
         """Checks a request against this model, and prepares its streams."""
+        request = Request.from_options(prompt, options, default=default, chat=chat)
         request.check(self.context, self.manifest.model.vocab_size)
-        return request.start(self.new_session, self.tokenizer)
-
-
-Value = TypeVar("Value")
-
-
-def _first(chosen: Value | None, default: Value) -> Value:
-    return default if chosen is None else chosen
+        return request.start(self.new_session, self.tokenizer, self.manifest.generation.eos_token_ids)

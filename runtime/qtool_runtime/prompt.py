@@ -7,8 +7,8 @@ import threading
 import numpy as np
 from numpy.typing import NDArray
 
+from qtool_runtime.engine import Session
 from qtool_runtime.kv_cache import Snapshot
-from qtool_runtime.session import Session
 
 
 class Prompt:
@@ -46,12 +46,13 @@ class Prompt:
         with self._lock:
             self._to_come -= 1
             if self._read is not None:
-                snapshot, logits = self._read
-                session.restore(snapshot)
+                read, logits = self._read
+                session.restore([read])
             else:
                 logits = session.forward(self.token_ids)[-1]
-                if self._to_come > 0:
-                    self._read = (session.snapshot(), logits.copy())
+                snapshot = session.snapshot() if self._to_come > 0 else None
+                if snapshot is not None:
+                    self._read = (snapshot, logits.copy())
             if self._to_come <= 0:
                 self._read = None
             return logits

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +15,14 @@ from qtool_runtime.checks import (
     check_deadline,
     check_length,
     check_logprobs,
+    check_stop_ids,
     check_vocabulary,
 )
+from qtool_runtime.engine import Session
 from qtool_runtime.generate import GenerationResult, generate
+from qtool_runtime.manifest import Generation
 from qtool_runtime.prompt import Prompt
 from qtool_runtime.sampling import Sampler, SamplingOptions
-from qtool_runtime.session import Session
 from qtool_runtime.stream import TextStream
 from qtool_runtime.text import StopStrings, Tokenizer
 from qtool_runtime.thinking import ThinkingBudget
@@ -38,25 +41,116 @@ class ChatForm:
     thinking_budget: int | None
 
 
+class AnswerOptions(TypedDict, total=False):
+    """What can be asked for beside a prompt. None, or leaving it out, means the default.
+
+    `SamplingOptions` says more about the first ten, and in which order they work.
+    """
+
+    temperature: float | None
+    """0 takes the most likely token, otherwise 0.001 to 100."""
+    top_k: int | None
+    """Draw among the k most likely tokens; 0 for all."""
+    top_p: float | None
+    """Draw among the fewest tokens whose probabilities reach this sum; 1 for all."""
+    min_p: float | None
+    """Leave out tokens less likely than this times the most likely one; default 0."""
+    repetition_penalty: float | None
+    """Divides positive logits of tokens that were used before, multiplies negative ones; 1 for none."""
+    presence_penalty: float | None
+    """Is subtracted from logits of tokens that are in the answer; default 0."""
+    frequency_penalty: float | None
+    """Is subtracted from the logit of a token as often as it is in the answer; default 0."""
+    logit_bias: Mapping[int, float] | None
+    """Token id -> what is added to its logit."""
+    banned_ids: Sequence[int] | None
+    """Token ids that are never chosen."""
+    seed: int | None
+    """Makes sampling repeatable."""
+    max_tokens: int | None
+    """Most tokens to generate; by default as many as the context holds."""
+    stop: str | Sequence[str] | None
+    """The text ends before the first of these strings."""
+    stop_ids: Sequence[int] | None
+    """Token ids that end the answer, beside the model's own end tokens."""
+    ignore_eos: bool | None
+    """Go on after the model's end tokens."""
+    deadline: float | None
+    """Most seconds from the request of the first piece to the end, with what the caller does in between; a
+    forward pass that has begun is not interrupted."""
+    logprobs: int | None
+    """Record the log-probability of each token, and of this many alternatives (0 to 20), in
+    `TextStream.logprobs`; see `TokenLogprobs`."""
+    candidates: int | None
+    """How many answers to draw, 1 to 64, above 1 only with sampling. The prompt is read once for all. The
+    stream is the first of them, and `TextStream.candidates` has all: streams of their own, each with its own
+    deadline, that can be read in any order."""
+
+
+GREEDY: Mapping[str, Any] = {}
+"""Sampling defaults of a plain continuation: the most likely token."""
+
+
+def sampling_defaults(generation: Generation) -> Mapping[str, Any]:
+    """Returns the sampling defaults of a model's own generation config."""
+    return {
+        "temperature": generation.temperature if generation.do_sample else 0.0,
+        "top_k": generation.top_k,
+        "top_p": generation.top_p,
+        "repetition_penalty": generation.repetition_penalty,
+    }
+
+
 @dataclass(frozen=True)
 class Request:
-    """A prompt and everything that was asked for with it; see `Model.generate` for the fields.
+    """A prompt and everything that was asked for with it; `AnswerOptions` describes the fields.
 
     Attributes:
         prompt: token ids of shape (count,).
-        stop_ids: token ids that end the answer, and the stop reason that each gives.
+        sampling: how to choose tokens.
         chat: None for a plain continuation.
     """
 
     prompt: NDArray[np.int64]
-    options: SamplingOptions
-    max_tokens: int | None
-    stop: str | Sequence[str]
-    stop_ids: Mapping[int, str]
-    deadline: float | None
-    logprobs: int | None
-    candidates: int
+    sampling: SamplingOptions
     chat: ChatForm | None = None
+    max_tokens: int | None = None
+    stop: str | Sequence[str] = ()
+    stop_ids: Sequence[int] = ()
+    ignore_eos: bool = False
+    deadline: float | None = None
+    logprobs: int | None = None
+    candidates: int = 1
+
+    @classmethod
+    def from_options(
+        cls,
+        prompt: NDArray[np.int64],
+        options: AnswerOptions,
+        *,
+        default: Mapping[str, Any],
+        chat: ChatForm | None = None,
+    ) -> Request:
+        """Joins what was asked for with defaults.
+
+        Args:
+            prompt: token ids of shape (count,).
+            options: what the caller gave.
+            default: sampling options where the caller gave none.
+            chat: None for a plain continuation.
+
+        Raises:
+            TypeError: there is no such option.
+            GenerationError: a sampling option is invalid.
+        """
+        if unknown := sorted(options.keys() - AnswerOptions.__annotations__.keys()):
+            known = ", ".join(AnswerOptions.__annotations__)
+            raise TypeError(f"there is no option {unknown[0]!r}; valid: {known}")
+        given = {name: value for name, value in options.items() if value is not None}
+        names = {field.name for field in fields(SamplingOptions)}
+        sampling = {name: value for name, value in given.items() if name in names}
+        rest: dict[str, Any] = {name: value for name, value in given.items() if name not in names}
+        return cls(prompt, SamplingOptions(**{**default, **sampling}), chat, **rest)
 
     def check(self, context: int, vocab_size: int) -> None:
         """Refuses what no model of this context and vocabulary could do.
@@ -66,23 +160,42 @@ class Request:
             GenerationError: a field is invalid.
         """
         check_length(len(self.prompt), self.max_tokens, context)
-        check_vocabulary(self.options, vocab_size)
+        check_vocabulary(self.sampling, vocab_size)
+        check_stop_ids(self.stop_ids)
         check_deadline(self.deadline)
         check_logprobs(self.logprobs)
-        check_candidates(self.candidates, self.options)
+        check_candidates(self.candidates, self.sampling)
 
-    def start(self, new_session: Callable[[], Session], tokenizer: Tokenizer) -> TextStream:
+    def start(
+        self, new_session: Callable[[], Session], tokenizer: Tokenizer, eos_ids: Sequence[int]
+    ) -> TextStream:
         """Returns the stream of the first answer, which knows the others. Nothing runs yet.
+
+        Args:
+            new_session: makes an empty session.
+            tokenizer: the model's.
+            eos_ids: token ids with which the model ends an answer.
 
         Raises:
             GenerationError: a stop string is invalid.
         """
         prompt = Prompt(self.prompt, self.candidates)
+        endings = dict.fromkeys(self.stop_ids, "stop")
+        if not self.ignore_eos:
+            endings |= dict.fromkeys(eos_ids, "eos")
         streams: list[TextStream] = []
         for candidate in reversed(range(self.candidates)):
-            first = candidate == 0
-            stream = self._stream(prompt, candidate, new_session(), tokenizer, streams if first else ())
-            streams.insert(0, stream)
+            streams.insert(
+                0,
+                self._stream(
+                    prompt,
+                    candidate,
+                    new_session(),
+                    tokenizer=tokenizer,
+                    endings=endings,
+                    others=streams if candidate == 0 else (),
+                ),
+            )
         return streams[0]
 
     def _stream(
@@ -90,7 +203,9 @@ class Request:
         prompt: Prompt,
         candidate: int,
         session: Session,
+        *,
         tokenizer: Tokenizer,
+        endings: Mapping[int, str],
         others: Sequence[TextStream],
     ) -> TextStream:
         """Joins the parts of one answer."""
@@ -104,21 +219,19 @@ class Request:
         token_ids = generate(
             session,
             prompt,
-            Sampler(self.options, prompt.token_ids, candidate),
+            Sampler(self.sampling, prompt.token_ids, candidate),
             result,
             max_tokens=self.max_tokens,
-            stop_ids=self.stop_ids,
+            endings=endings,
             deadline=self.deadline,
             logprobs=self.logprobs,
             interject=budget,
         )
-        decoder = tokenizer.new_decoder(visible=TAGS if self.chat else ())
-        stops = StopStrings([self.stop] if isinstance(self.stop, str) else self.stop)
         return TextStream(
             session,
             token_ids,
-            decoder=decoder,
-            stops=stops,
+            decoder=tokenizer.new_decoder(visible=TAGS if self.chat else ()),
+            stops=StopStrings([self.stop] if isinstance(self.stop, str) else self.stop),
             parser=parser,
             result=result,
             others=others,

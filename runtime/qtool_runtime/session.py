@@ -1,4 +1,4 @@
-"""One sequence of tokens in progress: its KV cache, and forward passes that extend it."""
+"""One sequence of tokens in progress, over ONNX Runtime: its KV cache, and forward passes that extend it."""
 
 from __future__ import annotations
 
@@ -11,29 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qtool_runtime.compatibility import import_onnxruntime
+from qtool_runtime.engine import Cancelled, DeadlinePassed
 from qtool_runtime.errors import GenerationError
 from qtool_runtime.graph import LoadedGraph
 from qtool_runtime.kv_cache import Snapshot, new_cache
 
 
-class Cancelled(GenerationError):
-    """`Session.cancel` stopped a forward pass. The cache holds the passes that had ended."""
-
-
-class DeadlinePassed(GenerationError):
-    """The session's time was up before a forward pass. The cache holds the passes that had ended."""
-
-
-class Session:
-    """A sequence of tokens that the model has read, ready to read more.
-
-    Sessions over one graph are independent; use one from one thread at a time (`cancel` excepted).
+class OnnxSession:
+    """A session (see `engine.Session`) over ONNX Runtime.
 
     Args:
         graph: the loaded model file.
-
-    Attributes:
-        deadline: the value of `time.perf_counter()` from which on no forward pass begins; None for none.
     """
 
     def __init__(self, graph: LoadedGraph) -> None:
@@ -66,24 +54,13 @@ class Session:
         """Bytes of the KV cache."""
         return self._cache.bytes
 
+    @property
+    def row_limit(self) -> int:
+        """As many as one run reads tokens."""
+        return self._graph.prefill_chunk
+
     def forward(self, token_ids: Sequence[int] | NDArray[np.int64], rows: int = 1) -> NDArray[np.float32]:
-        """Reads tokens, and returns what the model predicts after the last `rows` of them.
-
-        Long inputs run in chunks, so that memory does not grow with the prompt.
-
-        Args:
-            token_ids: the next tokens, at least one.
-            rows: how many rows of logits to return, counted from the last token.
-
-        Returns:
-            Logits of shape (rows, vocab_size). The next call may overwrite them: copy them to keep them.
-
-        Raises:
-            ContextLimitError: the tokens do not fit; none has been read.
-            Cancelled: `cancel` was called.
-            DeadlinePassed: the time is up; chunks that had ended are read.
-            GenerationError: no token was given, `rows` is not in 1..len(token_ids), or the session is closed.
-        """
+        """Reads tokens, in chunks, so that memory does not grow with the prompt; see `engine.Session`."""
         if self._closed:
             raise GenerationError("the session is closed", hint="Start another generation.")
         tokens = np.ascontiguousarray(token_ids, np.int64).reshape(1, -1)
@@ -103,6 +80,9 @@ class Session:
                 kept.append(logits.copy() if behind else logits)
         return kept[0] if len(kept) == 1 else np.concatenate(kept)
 
+    def announce(self, token_id: int) -> None:
+        """Nothing to prepare: a session reads alone."""
+
     def truncate(self, length: int) -> None:
         """Forgets all tokens after the first `length`.
 
@@ -111,17 +91,13 @@ class Session:
         """
         self._cache.truncate(length)
 
-    def snapshot(self) -> Snapshot:
-        """Returns a copy of the keys and values of all tokens read so far."""
-        return self._cache.snapshot()
+    def snapshot(self, start: int = 0) -> Snapshot:
+        """Returns a copy of the keys and values of the tokens from `start` on."""
+        return self._cache.snapshot(start)
 
-    def restore(self, snapshot: Snapshot) -> None:
-        """Goes on behind the tokens of a snapshot, as if they had been read here.
-
-        Args:
-            snapshot: of a session over the same graph that had read at least one token; it is copied.
-        """
-        self._cache.restore(self._binding, snapshot)
+    def restore(self, snapshots: Sequence[Snapshot]) -> None:
+        """Replaces what was read by the tokens of snapshots, one behind the other."""
+        self._cache.restore(self._binding, snapshots)
 
     def close(self) -> None:
         """Frees the KV cache. Closing twice does nothing."""

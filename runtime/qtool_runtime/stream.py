@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
 from qtool_runtime.answer import AnswerParser, AnswerText, Event, PlainText, ReasoningText
+from qtool_runtime.engine import Cancelled, Session
 from qtool_runtime.generate import GenerationResult
 from qtool_runtime.logprobs import TokenLogprobs
-from qtool_runtime.session import Cancelled, Session
 from qtool_runtime.text import StopStrings, StreamDecoder
 from qtool_runtime.tools import MalformedToolCall, ToolCall
 
@@ -49,7 +50,8 @@ class TextStream(Iterator[str]):
         self._result = result
         self._others = tuple(others)
         self._past: list[Event] = []
-        self._events = _events(session, token_ids, decoder=decoder, stops=stops, parser=parser, result=result)
+        self._ready: deque[Event] = deque()
+        self._steps = _steps(session, token_ids, decoder=decoder, stops=stops, parser=parser, result=result)
 
     def __iter__(self) -> TextStream:
         return self
@@ -71,9 +73,26 @@ class TextStream(Iterator[str]):
         Raises:
             GenerationError: the generation failed.
         """
-        while (event := next(self._events, None)) is not None:
-            self._past.append(event)
-            yield event
+        while self._ready or self.step():
+            while self._ready:
+                event = self._ready.popleft()
+                self._past.append(event)
+                yield event
+
+    def step(self) -> bool:
+        """Generates one more token; what it completes is kept for `events` and the iteration.
+
+        For those who advance several streams in turn. The last step may only end the answer.
+
+        Returns:
+            Whether the answer went on: False once it has ended.
+
+        Raises:
+            GenerationError: the generation failed.
+        """
+        events = next(self._steps, None)
+        self._ready.extend(events or ())
+        return events is not None
 
     def read(self) -> str:
         """Runs to the end and returns the whole text of the answer."""
@@ -147,7 +166,7 @@ class TextStream(Iterator[str]):
 
     def close(self) -> None:
         """Ends the generation, from the iterating thread, and frees its KV cache."""
-        self._events.close()
+        self._steps.close()
         if self._result.stop_reason is None:  # closed before its start
             self._result.stop_reason = "cancelled"
         self._session.close()
@@ -161,7 +180,7 @@ class TextStream(Iterator[str]):
         self.close()
 
 
-def _events(
+def _steps(
     session: Session,
     token_ids: Iterator[int],
     *,
@@ -169,21 +188,21 @@ def _events(
     stops: StopStrings,
     parser: AnswerParser | PlainText,
     result: GenerationResult,
-) -> Generator[Event, None, None]:
-    """Ids to events. Apart from `TextStream`, so that a forgotten stream is freed at once (no cycle)."""
+) -> Generator[tuple[Event, ...], None, None]:
+    """Each token's events. Not in `TextStream`, so that a forgotten stream is freed at once (no cycle)."""
     try:
         try:
             for token in token_ids:
-                yield from parser.push(stops.push(decoder.push(token)))
+                yield tuple(parser.push(stops.push(decoder.push(token))))
                 if stops.found:
                     break
             else:
-                yield from parser.push(stops.push(decoder.finish()) + stops.finish())
+                yield tuple(parser.push(stops.push(decoder.finish()) + stops.finish()))
             if stops.found:
                 result.stop_reason = "stop"
         except Cancelled:
             result.stop_reason = "cancelled"
-        yield from parser.finish()
+        yield tuple(parser.finish())
     except Exception:
         result.stop_reason = "error"
         raise

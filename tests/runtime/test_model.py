@@ -23,7 +23,7 @@ from qtool_runtime.errors import (
 )
 from qtool_runtime.manifest import Generation, KvCache
 from qtool_runtime.model import Model, load
-from qtool_runtime.session import Session
+from qtool_runtime.session import OnnxSession
 
 from .conftest import TEMPLATE
 from .decoder_graphs import TinyDecoder, write_artifact
@@ -274,7 +274,7 @@ def test_closed_model_starts_nothing_but_ends_what_runs(artifact: Path) -> None:
     ],
 )
 def test_bad_options(model: Model, monkeypatch: pytest.MonkeyPatch, options: dict, message: str) -> None:
-    monkeypatch.delattr(Session, "forward")
+    monkeypatch.delattr(OnnxSession, "forward")
     with pytest.raises(GenerationError, match=message):
         model.generate(PROMPT, **options)
     with pytest.raises(GenerationError, match=message):
@@ -302,7 +302,7 @@ def test_bad_prompts(model: Model, prompt: object, message: str) -> None:
 
 
 def test_too_long_prompts(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(Session, "forward")
+    monkeypatch.delattr(OnnxSession, "forward")
     for prompt, max_tokens in (([1] * 128, None), ([1] * 100, 29), ([1] * 200, 1)):
         with pytest.raises(
             ContextLimitError, match=f"has {len(prompt)} tokens and max_tokens is {max_tokens}"

@@ -12,7 +12,7 @@ import pytest
 from qtool_runtime.errors import GenerationError
 from qtool_runtime.manifest import Generation
 from qtool_runtime.model import Model, load
-from qtool_runtime.session import Session
+from qtool_runtime.session import OnnxSession
 
 from .decoder_graphs import TinyDecoder, write_artifact
 
@@ -149,13 +149,13 @@ def test_candidates_are_what_a_prompt_read_for_each_would_give(either: Model) ->
 
 def test_the_prompt_is_read_once(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     lengths: list[int] = []
-    forward = Session.forward
+    forward = OnnxSession.forward
 
-    def counted(self: Session, token_ids, rows: int = 1):
+    def counted(self: OnnxSession, token_ids, rows: int = 1):
         lengths.append(len(token_ids))
         return forward(self, token_ids, rows)
 
-    monkeypatch.setattr(Session, "forward", counted)
+    monkeypatch.setattr(OnnxSession, "forward", counted)
     for stream in model.generate([1, 2, 3, 4, 5], candidates=4, **OPTIONS).candidates:
         stream.read()
     assert [length for length in lengths if length > 1] == [5]
@@ -228,7 +228,7 @@ def test_candidates_of_a_chat(model: Model) -> None:
     ],
 )
 def test_bad_requests(model: Model, monkeypatch: pytest.MonkeyPatch, options: dict, message: str) -> None:
-    monkeypatch.delattr(Session, "forward")
+    monkeypatch.delattr(OnnxSession, "forward")
     with pytest.raises(GenerationError, match=message):
         model.generate(PROMPT, **options)
     with pytest.raises(GenerationError, match=message):

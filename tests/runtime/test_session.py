@@ -14,9 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qtool_runtime import kv_cache
+from qtool_runtime.engine import Cancelled
 from qtool_runtime.errors import ContextLimitError, GenerationError
 from qtool_runtime.graph import LoadedGraph
-from qtool_runtime.session import Cancelled, Session
+from qtool_runtime.session import OnnxSession
 
 from .decoder_graphs import TinyDecoder, open_tiny
 
@@ -43,7 +44,7 @@ def graph(kind: str, tmp_path_factory: pytest.TempPathFactory) -> LoadedGraph:
 @pytest.fixture(scope="module")
 def whole(graph: LoadedGraph, prompt: np.ndarray) -> np.ndarray:
     """Logits of every position, from one pass over an empty cache."""
-    return Session(graph).forward(prompt, rows=len(prompt)).copy()
+    return OnnxSession(graph).forward(prompt, rows=len(prompt)).copy()
 
 
 @pytest.fixture(scope="module")
@@ -53,13 +54,13 @@ def close(kind: str):
 
 def test_both_kinds_of_cache_give_the_same_logits(tmp_path: Path, prompt: np.ndarray) -> None:
     graphs = [open_tiny(tmp_path / update, TinyDecoder(update=update)) for update in kv_cache.CACHES]
-    in_place, concatenated = (Session(graph).forward(prompt, rows=100) for graph in graphs)
+    in_place, concatenated = (OnnxSession(graph).forward(prompt, rows=100) for graph in graphs)
     np.testing.assert_allclose(in_place, concatenated, atol=2e-5)
     assert np.ptp(in_place) > 5  # the comparison would pass on zeros
 
 
 def test_cached_decode_equals_uncached_prefill(graph, prompt, whole, close) -> None:
-    session = Session(graph)
+    session = OnnxSession(graph)
     for position, token in enumerate(prompt):
         close(session.forward([token])[0], whole[position])
     assert session.length == 100
@@ -67,14 +68,14 @@ def test_cached_decode_equals_uncached_prefill(graph, prompt, whole, close) -> N
 
 def test_logits_are_float32_rows_counted_from_the_end(graph, prompt, whole, close) -> None:
     for rows in (1, 2, 99, 100):
-        logits = Session(graph).forward(prompt, rows=rows)
+        logits = OnnxSession(graph).forward(prompt, rows=rows)
         assert logits.shape == (rows, 300)
         assert logits.dtype == np.float32
         close(logits, whole[-rows:])
 
 
 def test_row_count_may_change_from_call_to_call(graph, prompt, whole, close) -> None:
-    session, position = Session(graph), 0
+    session, position = OnnxSession(graph), 0
     for count, rows in ((10, 1), (1, 1), (8, 8), (8, 8), (1, 1), (20, 3), (1, 1)):
         position += count
         close(session.forward(prompt[position - count : position], rows), whole[position - rows : position])
@@ -83,7 +84,7 @@ def test_row_count_may_change_from_call_to_call(graph, prompt, whole, close) -> 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
 @given(cuts=st.sets(st.integers(1, 99)), chunk=st.integers(1, 40), rows=st.integers(1, 100))
 def test_chunks_and_pieces_change_nothing(graph, prompt, whole, close, cuts, chunk, rows) -> None:
-    session = Session(replace(graph, prefill_chunk=chunk))
+    session = OnnxSession(replace(graph, prefill_chunk=chunk))
     for start, end in zip([0, *sorted(cuts)], [*sorted(cuts), 100], strict=True):
         count = min(rows, end - start)
         close(session.forward(prompt[start:end], count), whole[end - count : end])
@@ -91,7 +92,7 @@ def test_chunks_and_pieces_change_nothing(graph, prompt, whole, close, cuts, chu
 
 def test_growing_changes_nothing(graph, prompt, whole, close, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kv_cache, "GROWTH_STEP", 8)
-    session = Session(graph)
+    session = OnnxSession(graph)
     close(session.forward(prompt[:5], 5), whole[:5])
     sizes = {session.cache_bytes}
     for position in range(5, 100):
@@ -101,7 +102,7 @@ def test_growing_changes_nothing(graph, prompt, whole, close, monkeypatch: pytes
 
 
 def test_truncated_session_continues_like_a_fresh_one(graph, prompt, whole, close) -> None:
-    session = Session(graph)
+    session = OnnxSession(graph)
     session.forward(prompt[::-1])
     session.truncate(0)
     close(session.forward(prompt[:60], 60), whole[:60])
@@ -117,7 +118,7 @@ def test_truncated_session_continues_like_a_fresh_one(graph, prompt, whole, clos
 
 def test_sessions_over_one_graph_are_independent(graph, prompt, whole, close) -> None:
     """Interleaved, and at the same time from several threads."""
-    sessions = [Session(graph) for _ in range(4)]
+    sessions = [OnnxSession(graph) for _ in range(4)]
     found: dict[int, np.ndarray] = {}
 
     def read(index: int) -> None:
@@ -131,11 +132,11 @@ def test_sessions_over_one_graph_are_independent(graph, prompt, whole, close) ->
         thread.join()
     close(found[0], whole)
     for index in range(1, 4):
-        close(found[index], Session(graph).forward(np.roll(prompt, index), rows=100))
+        close(found[index], OnnxSession(graph).forward(np.roll(prompt, index), rows=100))
 
 
 def test_context_limit_is_checked_before_any_work(graph, prompt, whole, close) -> None:
-    session = Session(graph)
+    session = OnnxSession(graph)
     session.forward(prompt)
     with pytest.raises(ContextLimitError, match=r"100 tokens are cached and 29 more would pass .* 128"):
         session.forward(prompt[:29])
@@ -149,7 +150,7 @@ def test_context_limit_is_checked_before_any_work(graph, prompt, whole, close) -
 
 
 def test_buffers_never_pass_the_context(graph, prompt) -> None:
-    session = Session(graph)
+    session = OnnxSession(graph)
     session.forward(np.concatenate([prompt, prompt[:28]]))
     assert session.cache_bytes == 128 * graph.cache_layout.bytes_per_token
 
@@ -157,16 +158,16 @@ def test_buffers_never_pass_the_context(graph, prompt) -> None:
 @pytest.mark.parametrize("rows", [0, -1, 6])
 def test_rows_outside_the_tokens_are_refused(graph, prompt, rows: int) -> None:
     with pytest.raises(GenerationError, match=f"{rows} rows .* valid: 1 to 5"):
-        Session(graph).forward(prompt[:5], rows)
+        OnnxSession(graph).forward(prompt[:5], rows)
 
 
 def test_no_token_is_refused(graph) -> None:
     with pytest.raises(GenerationError, match="0 tokens"):
-        Session(graph).forward([])
+        OnnxSession(graph).forward([])
 
 
 def test_closed_session_frees_its_cache(graph, prompt) -> None:
-    session = Session(graph)
+    session = OnnxSession(graph)
     session.forward(prompt)
     cache = weakref.ref(session._cache)
     session.close()
@@ -178,7 +179,7 @@ def test_closed_session_frees_its_cache(graph, prompt) -> None:
 
 
 def test_cancelled_session_runs_no_more(graph, prompt) -> None:
-    session = Session(graph)
+    session = OnnxSession(graph)
     session.forward(prompt)
     session.cancel()
     with pytest.raises(Cancelled):
@@ -188,7 +189,7 @@ def test_cancelled_session_runs_no_more(graph, prompt) -> None:
 
 def test_cancel_stops_a_long_prompt_in_another_thread(tmp_path: Path) -> None:
     graph = replace(open_tiny(tmp_path, TinyDecoder(context=4000)), prefill_chunk=1)
-    session, outcome = Session(graph), []
+    session, outcome = OnnxSession(graph), []
 
     def read() -> None:
         try:
@@ -210,7 +211,7 @@ def test_failed_run_leaves_the_session_usable(graph, prompt, whole, close) -> No
     onnxruntime_version = tuple(int(part) for part in version("onnxruntime").split(".")[:2])
     if graph.cache_layout.update == "concatenate" and onnxruntime_version < (1, 27):
         pytest.skip("before 1.27, a failed run of onnxruntime also frees what the run before it returned")
-    session = Session(graph)
+    session = OnnxSession(graph)
     session.forward(prompt[:50])
     with pytest.raises(GenerationError, match="onnxruntime failed on tokens 50 to 51"):
         session.forward([10**9])  # no such row in the embedding

@@ -12,7 +12,7 @@ from qtool_runtime.chat import ChatTemplate
 from qtool_runtime.errors import GenerationError
 from qtool_runtime.manifest import Generation
 from qtool_runtime.model import Model, load
-from qtool_runtime.session import Session
+from qtool_runtime.session import OnnxSession
 from qtool_runtime.text import Tokenizer
 from qtool_runtime.thinking import ThinkingBudget
 
@@ -143,7 +143,7 @@ def test_only_tokens_within_reasoning_count(tokenizer_json: bytes, spelling: str
     ],
 )
 def test_bad_options(model: Model, monkeypatch: pytest.MonkeyPatch, options: dict, message: str) -> None:
-    monkeypatch.delattr(Session, "forward")
+    monkeypatch.delattr(OnnxSession, "forward")
     with pytest.raises(GenerationError, match=message):
         model.chat(MESSAGES, **options)
 

@@ -56,8 +56,7 @@ def command(
     text = sys.stdin.read() if prompt == "-" else prompt
     with qtool_runtime.load(artifact, context=context, threads=threads, provider=provider) as model:
         if raw:
-            chosen = {name: value for name, value in sampling.items() if value is not None}
-            stream = model.generate(text, **chosen)
+            stream = model.generate(text, **sampling)
         else:
             messages = [{"role": "system", "content": system}] if system is not None else []
             messages.append({"role": "user", "content": text})

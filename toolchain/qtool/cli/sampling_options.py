@@ -51,14 +51,10 @@ _OPTIONS = (
     ),
     click.option("--top-k", type=int, help="Choose among the K most likely tokens."),
     click.option("--top-p", type=float, help="Choose among the most likely tokens of total probability P."),
-    click.option("--min-p", type=float, default=0.0, help="Leave out tokens below P times the likeliest."),
+    click.option("--min-p", type=float, help="Leave out tokens below P times the likeliest."),
     click.option("--repetition-penalty", type=float, help="Divides logits of tokens used before."),
-    click.option(
-        "--presence-penalty", type=float, default=0.0, help="Lowers logits of tokens in the answer, once."
-    ),
-    click.option(
-        "--frequency-penalty", type=float, default=0.0, help="Lowers them as often as the token is there."
-    ),
+    click.option("--presence-penalty", type=float, help="Lowers logits of tokens in the answer, once."),
+    click.option("--frequency-penalty", type=float, help="Lowers them as often as the token is there."),
     click.option(
         "--logit-bias",
         multiple=True,

@@ -1,0 +1,91 @@
+"""What the generation loop needs of an inference engine. `session.py` is the one over ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qtool_runtime.errors import GenerationError
+from qtool_runtime.kv_cache import Snapshot
+
+
+class Cancelled(GenerationError):
+    """`Session.cancel` stopped a forward pass. The cache holds the passes that had ended."""
+
+
+class DeadlinePassed(GenerationError):
+    """The session's time was up before a forward pass. The cache holds the passes that had ended."""
+
+
+class Session(Protocol):
+    """A sequence of tokens that a model has read, ready to read more.
+
+    Sessions over one model are independent; use one from one thread at a time (`cancel` excepted).
+
+    Attributes:
+        deadline: the value of `time.perf_counter()` from which on no forward pass begins; None for none.
+    """
+
+    deadline: float | None
+
+    @property
+    def length(self) -> int:
+        """Tokens read so far."""
+
+    @property
+    def context(self) -> int:
+        """Most tokens this session can hold."""
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of the KV cache."""
+
+    @property
+    def row_limit(self) -> int:
+        """Most rows of logits that one forward pass returns; 1 for engines that only return the last."""
+
+    def forward(self, token_ids: Sequence[int] | NDArray[np.int64], rows: int = 1) -> NDArray[np.float32]:
+        """Reads tokens, and returns what the model predicts after the last `rows` of them.
+
+        Args:
+            token_ids: the next tokens, at least one.
+            rows: how many rows of logits to return, counted from the last token.
+
+        Returns:
+            Logits of shape (rows, vocab_size). The next call may overwrite them: copy them to keep them.
+
+        Raises:
+            ContextLimitError: the tokens do not fit; none has been read.
+            Cancelled: `cancel` was called.
+            DeadlinePassed: the time is up; passes that had ended are read.
+            GenerationError: no token was given, `rows` is out of its range, or the session is closed.
+        """
+
+    def announce(self, token_id: int) -> None:
+        """Says which token will be read next. Engines that read several sequences at once prepare for it."""
+
+    def truncate(self, length: int) -> None:
+        """Forgets all tokens after the first `length`.
+
+        Raises:
+            GenerationError: fewer tokens than that have been read.
+        """
+
+    def snapshot(self, start: int = 0) -> Snapshot | None:
+        """Returns a copy of the keys and values from token `start` on; None if the engine hides them."""
+
+    def restore(self, snapshots: Sequence[Snapshot]) -> None:
+        """Replaces what was read by the tokens of snapshots, one behind the other.
+
+        Args:
+            snapshots: of sessions over the same model, at least one token in all; they are copied.
+        """
+
+    def cancel(self) -> None:
+        """Stops a forward pass that runs in another thread, and refuses further ones."""
+
+    def close(self) -> None:
+        """Frees the KV cache. Closing twice does nothing."""
