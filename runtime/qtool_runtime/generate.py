@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from qtool_runtime.engine import DeadlinePassed, Session
 from qtool_runtime.logprobs import TokenLogprobs, token_logprobs
 from qtool_runtime.prompt import Prompt
+from qtool_runtime.reader import Reader
 from qtool_runtime.sampling import Sampler
 
 
@@ -28,6 +29,8 @@ class GenerationResult:
         cache_bytes: bytes of the KV cache at the end.
         logprobs: one record for each of `token_ids`, if they were asked for.
         forced_tokens: how many of `token_ids` were put there by `interject` rather than chosen.
+        drafted_tokens: tokens that were read ahead because they might follow.
+        accepted_tokens: how many of them did, so that their successors needed no forward pass of their own.
     """
 
     prompt_tokens: int = 0
@@ -38,6 +41,8 @@ class GenerationResult:
     cache_bytes: int = 0
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     forced_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     _decode_steps: int = 0
 
     @property
@@ -66,6 +71,7 @@ def generate(
     endings: Mapping[int, str],
     deadline: float | None = None,
     logprobs: int | None = None,
+    speculate: bool = False,
     interject: Callable[[int], Sequence[int]] | None = None,
 ) -> Iterator[int]:
     """Reads the prompt, then yields one token id after the other until something ends the answer.
@@ -80,6 +86,7 @@ def generate(
         deadline: seconds from now for everything, the caller's own between two tokens included. A forward
             pass that has begun is not interrupted; it is of one token, or of one chunk of the prompt.
         logprobs: how many alternatives to record beside each token; None for no records.
+        speculate: read drafts ahead where the text repeats itself (see `speculation.py`).
         interject: is told each chosen token; the ids it returns follow that token in place of choices. They
             count as tokens of the answer, but none of them ends it.
 
@@ -89,14 +96,16 @@ def generate(
         GenerationError: the model returned NaN.
     """
     result.prompt_tokens = len(prompt)
+    reader = Reader(session, speculate=speculate)
     forced: deque[int] = deque()
     chosen = True
     started = time.perf_counter()
     if deadline is not None:
         session.deadline = started + deadline
     try:
-        logits = prompt.read_into(session)
+        logits = reader.read(prompt)
         token = sampler.choose(logits)
+        session.announce(token)
         result.prefill_seconds = time.perf_counter() - started
 
         while not (chosen and token in endings):
@@ -110,11 +119,12 @@ def generate(
             if len(result.token_ids) == max_tokens:
                 result.stop_reason = "length"
                 return
-            if session.length + 1 >= session.context:  # the token just yielded takes the last place
+            room = session.context - reader.length - 1  # the token just yielded takes one place
+            if room < 1:
                 result.stop_reason = "context"
                 return
             started = time.perf_counter()
-            logits = session.forward([token])[-1]
+            logits = reader.after(token, room if max_tokens is None else max_tokens - len(result.token_ids))
             chosen = not forced
             if forced:
                 token = forced.popleft()
@@ -122,8 +132,12 @@ def generate(
                 result.forced_tokens += 1
             else:
                 token = sampler.choose(logits)
+            session.announce(token)
             result.decode_seconds += time.perf_counter() - started
+            result.drafted_tokens, result.accepted_tokens = reader.drafted, reader.accepted
             result._decode_steps += 1
         result.stop_reason = endings[token]
     except DeadlinePassed:
         result.stop_reason = "deadline"
+    finally:
+        reader.settle()

@@ -81,6 +81,9 @@ class AnswerOptions(TypedDict, total=False):
     logprobs: int | None
     """Record the log-probability of each token, and of this many alternatives (0 to 20), in
     `TextStream.logprobs`; see `TokenLogprobs`."""
+    speculate: bool | None
+    """Guess tokens where the text repeats itself, and read several in one forward pass: quicker for edits and
+    summaries. The answer is the same but for rounding; see `speculation.py`."""
     candidates: int | None
     """How many answers to draw, 1 to 64, above 1 only with sampling. The prompt is read once for all. The
     stream is the first of them, and `TextStream.candidates` has all: streams of their own, each with its own
@@ -120,6 +123,7 @@ class Request:
     ignore_eos: bool = False
     deadline: float | None = None
     logprobs: int | None = None
+    speculate: bool = False
     candidates: int = 1
 
     @classmethod
@@ -225,6 +229,7 @@ class Request:
             endings=endings,
             deadline=self.deadline,
             logprobs=self.logprobs,
+            speculate=self.speculate,
             interject=budget,
         )
         return TextStream(

@@ -86,6 +86,8 @@ def command(
         "prefill_tokens_per_second": round(result.prefill_rate, 1),
         "decode_tokens_per_second": round(result.decode_rate, 1),
         "kv_cache_bytes": result.cache_bytes,
+        "drafted_tokens": result.drafted_tokens,
+        "accepted_tokens": result.accepted_tokens,
     }
     if as_json:
         print_json(report)

@@ -74,6 +74,9 @@ _OPTIONS = (
     click.option("--ignore-eos", is_flag=True, help="Go on after the model's end tokens."),
     click.option("--deadline", type=float, metavar="SECONDS", help="End the answer after this time."),
     click.option(
+        "--speculate", is_flag=True, help="Read ahead where the text repeats itself: quicker for edits."
+    ),
+    click.option(
         "--context",
         type=click.IntRange(min=1),
         help="Tokens to make room for; at most the artifact's context.",

@@ -1,0 +1,103 @@
+"""Reading the tokens of an answer, to learn what follows: one forward pass a token, or fewer with drafts."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qtool_runtime.engine import Session
+from qtool_runtime.prompt import Prompt
+from qtool_runtime.speculation import MAXIMUM_DRAFT, Acceptance, PromptLookup
+
+Logits = NDArray[np.float32]
+
+
+class Reader:
+    """Reads a prompt, then the tokens of an answer one after the other, and gives the logits behind each.
+
+    Args:
+        session: has read nothing yet.
+        speculate: whether to read drafts ahead, if the session can return several rows of logits.
+
+    Attributes:
+        length: tokens of prompt and answer that were read; the session may hold draft tokens beyond them.
+        drafted: draft tokens that were read.
+        accepted: those of them that were right.
+    """
+
+    def __init__(self, session: Session, *, speculate: bool) -> None:
+        self._session = session
+        self._speculate = speculate and session.row_limit > 1
+        self._lookup: PromptLookup | None = None
+        self._acceptance = Acceptance()
+        self._guess: list[int] = []
+        self._match = 0  # tokens before the guess that matched
+        self._right = 0  # tokens of the guess that have turned out right
+        self._ahead: Logits = np.empty((0, 0), np.float32)  # logits behind tokens of the guess
+        self.length = 0
+        self.drafted = 0
+        self.accepted = 0
+
+    def read(self, prompt: Prompt) -> Logits:
+        """Reads the prompt, and returns the logits of what follows it: shape (vocab_size,).
+
+        Raises:
+            ContextLimitError: the prompt does not fit.
+            Cancelled: the session was cancelled.
+            DeadlinePassed: the session's time was up.
+        """
+        logits = prompt.read_into(self._session)
+        self.length = self._session.length
+        if self._speculate:
+            self._lookup = PromptLookup(prompt.token_ids)
+        return logits
+
+    def after(self, token: int, wanted: int) -> Logits:
+        """Reads a token, and returns the logits of what follows it.
+
+        Args:
+            token: the next token of the answer.
+            wanted: how many tokens may still follow it.
+
+        Returns:
+            Shape (vocab_size,). The next call may overwrite them.
+
+        Raises:
+            Cancelled: the session was cancelled.
+            DeadlinePassed: the session's time was up.
+        """
+        if self._lookup is None:
+            logits: Logits = self._session.forward([token])[0]
+            self.length += 1
+            return logits
+        if self._guess[self._right : self._right + 1] == [token]:
+            self._right += 1
+            if self._right <= len(self._ahead):
+                self._lookup.add(token)
+                self.length += 1
+                self.accepted += 1
+                ahead: Logits = self._ahead[self._right - 1]
+                return ahead
+        return self._forward(self._lookup, token, wanted)
+
+    def settle(self) -> None:
+        """Makes the session forget draft tokens that are not part of the answer."""
+        if self._session.length > self.length:
+            self._session.truncate(self.length)
+
+    def _forward(self, lookup: PromptLookup, token: int, wanted: int) -> Logits:
+        """Judges the last guess, and reads a token with a new one."""
+        if self._guess:
+            self._acceptance.judge(self._match, self._right, wrong=self._right < len(self._guess))
+        self.settle()
+        lookup.add(token)
+        room = min(wanted - 1, self._session.row_limit - 1, self._session.context - self.length - 1)
+        guess, self._match = lookup.propose(MAXIMUM_DRAFT)
+        draft = guess[: max(0, min(self._acceptance.worthwhile(self._match), room))] if guess else []
+        self._guess, self._right = guess[: max(len(draft), 1)], 0  # one token is judged even if none is read
+        rows = self._session.forward([token, *draft], rows=1 + len(draft))
+        logits: Logits
+        logits, self._ahead = rows[0], rows[1:]
+        self.length += 1
+        self.drafted += len(draft)
+        return logits
