@@ -26,6 +26,7 @@ from qtool_runtime.errors import (
 
 if TYPE_CHECKING:
     from qtool_runtime.answer import AnswerText, Event, ReasoningText
+    from qtool_runtime.answers import Answers
     from qtool_runtime.engine import Session
     from qtool_runtime.generate import GenerationResult
     from qtool_runtime.logprobs import TokenLogprob, TokenLogprobs
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AnswerText",
+    "Answers",
     "ArtifactError",
     "ContextLimitError",
     "Event",
@@ -60,6 +62,7 @@ __all__ = [
 
 _HOMES = {
     "AnswerText": "answer",
+    "Answers": "answers",
     "Event": "answer",
     "GenerationResult": "generate",
     "MalformedToolCall": "tools",

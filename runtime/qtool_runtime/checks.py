@@ -138,5 +138,22 @@ def check_candidates(candidates: int, options: SamplingOptions) -> None:
         )
 
 
+def check_batch(prompts: int, at_once: int, candidates: int) -> None:
+    """Refuses a batch without prompts, or with several answers to each.
+
+    Raises:
+        GenerationError: there is no prompt, `at_once` is out of its range, or `candidates` is above 1.
+    """
+    if prompts == 0:
+        raise GenerationError("there are no prompts", hint="Give at least one.")
+    if not (_is_count(at_once, 1) and at_once <= MAXIMUM_CANDIDATES):
+        raise GenerationError(f"at_once is {at_once!r}; valid: 1 to {MAXIMUM_CANDIDATES}")
+    if prompts > 1 and candidates != 1:
+        raise GenerationError(
+            f"candidates is {candidates} for each of {prompts} prompts; valid: 1",
+            hint="Repeat the prompts instead, or ask for candidates prompt by prompt.",
+        )
+
+
 def _is_count(value: Any, lowest: int) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= lowest)

@@ -43,6 +43,8 @@ class LoadedGraph:
         attention_mask: int64 ones of shape (1, context), of which each run binds the first part.
         positions: int64 0, 1, 2, … of shape (1, context), likewise.
         prefill_chunk: most tokens per run.
+        takes_batches: whether one run can extend several sequences: their number is not fixed in the graph,
+            and their keys and values can share buffers in host memory.
     """
 
     inference: Any
@@ -55,6 +57,7 @@ class LoadedGraph:
     attention_mask: np.ndarray[Any, np.dtype[np.int64]]
     positions: np.ndarray[Any, np.dtype[np.int64]]
     prefill_chunk: int
+    takes_batches: bool
 
 
 def open_graph(
@@ -99,6 +102,10 @@ def open_graph(
         attention_mask=np.ones((1, context), np.int64),
         positions=np.arange(context, dtype=np.int64)[None],
         prefill_chunk=PREFILL_CHUNK if rows_input else PREFILL_CHUNK_ALL_LOGITS,
+        takes_batches=layout.update == "in_place"
+        and layout.device == "cpu"
+        and bool(rows_input)
+        and not isinstance(inference.get_inputs()[0].shape[0], int),
     )
 
 

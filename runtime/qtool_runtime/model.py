@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from qtool_runtime.checks import check_context, check_token_ids
+from qtool_runtime.answers import Answers
+from qtool_runtime.batch_session import new_sessions
+from qtool_runtime.checks import check_batch, check_context, check_token_ids
 from qtool_runtime.compatibility import check_compatibility
 from qtool_runtime.engine import Session
 from qtool_runtime.errors import GenerationError
@@ -19,7 +21,6 @@ from qtool_runtime.graph import LoadedGraph, open_graph
 from qtool_runtime.integrity import check_files
 from qtool_runtime.manifest import Manifest, read
 from qtool_runtime.request import GREEDY, AnswerOptions, ChatForm, Request, sampling_defaults
-from qtool_runtime.session import OnnxSession
 from qtool_runtime.stream import TextStream
 from qtool_runtime.text import Tokenizer
 from qtool_runtime.thinking import check_thinking, close_thinking, is_opened
@@ -28,6 +29,10 @@ from qtool_runtime.tools import check_tools
 
 if TYPE_CHECKING:
     from qtool_runtime.chat import ChatTemplate
+
+DEFAULT_BATCH = 4
+"""Answers in progress at the same time. More gain little on a few cores, and each has a KV cache as long as
+the longest."""
 
 
 def load(
@@ -116,7 +121,31 @@ class Model:
             ContextLimitError: prompt and `max_tokens` together pass the context.
             GenerationError: an option is invalid, or the model is closed.
         """
-        return self._start(self._prompt_tokens(prompt), options, default=GREEDY)
+        return self._start([self._plain_request(prompt, options)])[0]
+
+    def generate_batch(
+        self,
+        prompts: Sequence[str | Sequence[int] | NDArray[np.int64]],
+        *,
+        at_once: int = DEFAULT_BATCH,
+        **options: Unpack[AnswerOptions],
+    ) -> Answers:
+        """Continues several prompts together: each forward pass extends all answers in progress by a token.
+
+        The answers are those that the prompts get alone. Drafts are not read (`speculate`), and the deadline
+        is each answer's own. With a graph or a device that cannot read several sequences in one pass, the
+        answers are the same and take as long as one after the other.
+
+        Args:
+            prompts: text or token ids each, of any lengths.
+            at_once: answers in progress at the same time; their KV caches are as long as the longest.
+            options: see `AnswerOptions`; the same for all. `candidates` has to be 1.
+
+        Raises:
+            ContextLimitError: a prompt and `max_tokens` together pass the context.
+            GenerationError: an option is invalid, there is no prompt, or the model is closed.
+        """
+        return self._start([self._plain_request(prompt, options) for prompt in prompts], at_once)
 
     def chat(
         self,
@@ -146,18 +175,34 @@ class Model:
             ContextLimitError: prompt and `max_tokens` together pass the context.
             GenerationError: an option, message or tool is invalid, or there is no chat template.
         """
-        check_tools(tools)
-        enable_thinking = check_thinking(thinking_budget, enable_thinking)
-        from qtool_runtime.conversation import encode_conversation  # as below
+        return self._start([self._chat_request(messages, tools, enable_thinking, thinking_budget, options)])[
+            0
+        ]
 
-        tokens, text = encode_conversation(
-            self.chat_template, self.tokenizer, messages, tools=tools, enable_thinking=enable_thinking
+    def chat_batch(
+        self,
+        conversations: Sequence[Sequence[Mapping[str, Any]]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        enable_thinking: bool | None = None,
+        thinking_budget: int | None = None,
+        at_once: int = DEFAULT_BATCH,
+        **options: Unpack[AnswerOptions],
+    ) -> Answers:
+        """Answers several conversations together: `chat` as `generate_batch` does it.
+
+        Raises:
+            ContextLimitError: a prompt and `max_tokens` together pass the context.
+            GenerationError: an option, message or tool is invalid, there is no conversation, or there is no
+                chat template.
+        """
+        return self._start(
+            [
+                self._chat_request(messages, tools, enable_thinking, thinking_budget, options)
+                for messages in conversations
+            ],
+            at_once,
         )
-        opened = is_opened(text)
-        if opened and thinking_budget == 0:  # the template cannot be told not to think
-            tokens, opened = close_thinking(tokens, self.tokenizer), False
-        default = sampling_defaults(self.manifest.generation)
-        return self._start(tokens, options, default=default, chat=ChatForm(opened, thinking_budget))
 
     @cached_property
     def chat_template(self) -> ChatTemplate:
@@ -176,9 +221,7 @@ class Model:
         Raises:
             GenerationError: the model is closed.
         """
-        if self._graph is None:
-            raise GenerationError("the model is closed", hint="Load it again.")
-        return OnnxSession(self._graph)
+        return new_sessions(self._open_graph(), 1)()
 
     def close(self) -> None:
         """Starts no more generations. The weights are freed when those in progress have ended."""
@@ -198,15 +241,44 @@ class Model:
             return np.array(self.tokenizer.encode(prompt), np.int64)
         return check_token_ids(prompt, self.manifest.model.vocab_size)
 
-    def _start(
+    def _plain_request(
+        self, prompt: str | Sequence[int] | NDArray[np.int64], options: AnswerOptions
+    ) -> Request:
+        return Request.from_options(self._prompt_tokens(prompt), options, default=GREEDY)
+
+    def _chat_request(
         self,
-        prompt: NDArray[np.int64],
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None,
+        enable_thinking: bool | None,
+        thinking_budget: int | None,
         options: AnswerOptions,
-        *,
-        default: Mapping[str, Any],
-        chat: ChatForm | None = None,
-    ) -> TextStream:
-        """Checks a request against this model, and prepares its streams."""
-        request = Request.from_options(prompt, options, default=default, chat=chat)
-        request.check(self.context, self.manifest.model.vocab_size)
-        return request.start(self.new_session, self.tokenizer, self.manifest.generation.eos_token_ids)
+    ) -> Request:
+        check_tools(tools)
+        enable_thinking = check_thinking(thinking_budget, enable_thinking)
+        from qtool_runtime.conversation import encode_conversation  # as below
+
+        tokens, text = encode_conversation(
+            self.chat_template, self.tokenizer, messages, tools=tools, enable_thinking=enable_thinking
+        )
+        opened = is_opened(text)
+        if opened and thinking_budget == 0:  # the template cannot be told not to think
+            tokens, opened = close_thinking(tokens, self.tokenizer), False
+        default = sampling_defaults(self.manifest.generation)
+        return Request.from_options(tokens, options, default=default, chat=ChatForm(opened, thinking_budget))
+
+    def _start(self, requests: Sequence[Request], at_once: int = 1) -> Answers:
+        """Checks requests against this model, and prepares their streams."""
+        check_batch(len(requests), at_once, max((request.candidates for request in requests), default=1))
+        for request in requests:
+            request.check(self.context, self.manifest.model.vocab_size)
+        together = max(requests[0].candidates, min(at_once, len(requests)))
+        new_session = new_sessions(self._open_graph(), together)
+        eos_ids = self.manifest.generation.eos_token_ids
+        streams = [request.start(new_session, self.tokenizer, eos_ids) for request in requests]
+        return Answers(streams, at_once)
+
+    def _open_graph(self) -> LoadedGraph:
+        if self._graph is None:
+            raise GenerationError("the model is closed", hint="Load it again.")
+        return self._graph

@@ -14,7 +14,7 @@ from qtool_runtime.compatibility import import_onnxruntime
 from qtool_runtime.engine import Cancelled, DeadlinePassed
 from qtool_runtime.errors import GenerationError
 from qtool_runtime.graph import LoadedGraph
-from qtool_runtime.kv_cache import Snapshot, new_cache
+from qtool_runtime.kv_cache import KvCache, Snapshot, new_cache
 
 
 class OnnxSession:
@@ -22,14 +22,15 @@ class OnnxSession:
 
     Args:
         graph: the loaded model file.
+        cache: where keys and values go; None for a cache of its own.
     """
 
-    def __init__(self, graph: LoadedGraph) -> None:
+    def __init__(self, graph: LoadedGraph, cache: KvCache | None = None) -> None:
         runtime = import_onnxruntime()
         self._graph = graph
         self.deadline: float | None = None
         self._closed = False
-        self._cache = new_cache(graph.cache_layout, graph.context)
+        self._cache = cache or new_cache(graph.cache_layout, graph.context)
         self._binding: Any = graph.inference.io_binding()
         self._run_options = runtime.RunOptions()
         self._cancelled = threading.Event()
@@ -61,8 +62,7 @@ class OnnxSession:
 
     def forward(self, token_ids: Sequence[int] | NDArray[np.int64], rows: int = 1) -> NDArray[np.float32]:
         """Reads tokens, in chunks, so that memory does not grow with the prompt; see `engine.Session`."""
-        if self._closed:
-            raise GenerationError("the session is closed", hint="Start another generation.")
+        self.check()
         tokens = np.ascontiguousarray(token_ids, np.int64).reshape(1, -1)
         count = tokens.shape[1]
         if not 1 <= rows <= count:
@@ -70,8 +70,7 @@ class OnnxSession:
         self._cache.reserve(self._binding, count)
         kept = []
         for start in range(0, count, self._graph.prefill_chunk):
-            if self.deadline is not None and time.perf_counter() >= self.deadline:
-                raise DeadlinePassed("the time for this generation is up")
+            self.check()
             chunk = tokens[:, start : start + self._graph.prefill_chunk]
             behind = count - start - chunk.shape[1]
             wanted = min(rows - behind, chunk.shape[1])
@@ -79,6 +78,21 @@ class OnnxSession:
             if wanted > 0:
                 kept.append(logits.copy() if behind else logits)
         return kept[0] if len(kept) == 1 else np.concatenate(kept)
+
+    def check(self) -> None:
+        """Refuses a forward pass that should not begin.
+
+        Raises:
+            Cancelled: `cancel` was called.
+            DeadlinePassed: the time is up.
+            GenerationError: the session is closed.
+        """
+        if self._closed:
+            raise GenerationError("the session is closed", hint="Start another generation.")
+        if self._cancelled.is_set():
+            raise Cancelled("the generation was cancelled")
+        if self.deadline is not None and time.perf_counter() >= self.deadline:
+            raise DeadlinePassed("the time for this generation is up")
 
     def announce(self, token_id: int) -> None:
         """Nothing to prepare: a session reads alone."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import AsyncIterator, Generator, Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
 from qtool_runtime.answer import AnswerParser, AnswerText, Event, PlainText, ReasoningText
+from qtool_runtime.answers import Answers
+from qtool_runtime.asynchronous import steps_in_thread
 from qtool_runtime.engine import Cancelled, Session
 from qtool_runtime.generate import GenerationResult
 from qtool_runtime.logprobs import TokenLogprobs
@@ -73,16 +75,47 @@ class TextStream(Iterator[str]):
         Raises:
             GenerationError: the generation failed.
         """
-        while self._ready or self.step():
-            while self._ready:
-                event = self._ready.popleft()
-                self._past.append(event)
+        alive = True
+        while alive:
+            yield from self.pending()
+            alive = self.step()
+        yield from self.pending()
+
+    async def events_async(self) -> AsyncIterator[Event]:
+        """As `events`, without blocking the event loop: forward passes run in its thread pool.
+
+        Cancelling the task that iterates ends the generation within one forward pass.
+
+        Raises:
+            GenerationError: the generation failed.
+        """
+        for event in self.pending():
+            yield event
+        async for _ in steps_in_thread(self.step, self.cancel, self.close):
+            for event in self.pending():
                 yield event
 
-    def step(self) -> bool:
-        """Generates one more token; what it completes is kept for `events` and the iteration.
+    async def __aiter__(self) -> AsyncIterator[str]:
+        """Yields pieces of the answer's text, as iterating does; see `events_async`."""
+        async for event in self.events_async():
+            if isinstance(event, AnswerText):
+                yield event.text
 
-        For those who advance several streams in turn. The last step may only end the answer.
+    async def read_async(self) -> str:
+        """Runs to the end without blocking the event loop, and returns the whole text of the answer."""
+        async for _ in self.events_async():
+            pass
+        return self.text
+
+    def pending(self) -> Iterator[Event]:
+        """Yields the events of steps so far that have not been yielded yet."""
+        while self._ready:
+            event = self._ready.popleft()
+            self._past.append(event)
+            yield event
+
+    def step(self) -> bool:
+        """Generates one more token; `pending` has what it completes. The last step may only end the answer.
 
         Returns:
             Whether the answer went on: False once it has ended.
@@ -136,9 +169,9 @@ class TextStream(Iterator[str]):
         return message
 
     @property
-    def candidates(self) -> tuple[TextStream, ...]:
+    def candidates(self) -> Answers:
         """All answers to the prompt that were asked for; this one is the first."""
-        return (self, *self._others)
+        return Answers((self, *self._others), at_once=1 + len(self._others))
 
     @property
     def token_ids(self) -> tuple[int, ...]:

@@ -177,18 +177,20 @@ def _finish(graph: _Graph, tiny: TinyDecoder) -> onnx.ModelProto:
     def integers(name: str, *shape: Any) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(name, TensorProto.INT64, shape)
 
+    batch: Any = "batch" if tiny.update == "in_place" else 1
+
     def cached(name: str, length: str) -> onnx.ValueInfoProto:
-        return helper.make_tensor_value_info(name, _element_type(tiny), [1, KV_HEADS, length, HEAD_DIM])
+        return helper.make_tensor_value_info(name, _element_type(tiny), [batch, KV_HEADS, length, HEAD_DIM])
 
     names = [f"{layer}.{part}" for layer in range(tiny.layers) for part in ("key", "value")]
-    inputs = [integers("input_ids", 1, "sequence"), integers("attention_mask", 1, "total_sequence")]
+    inputs = [integers("input_ids", batch, "sequence"), integers("attention_mask", batch, "total_sequence")]
     if tiny.update == "concatenate":
         inputs.append(integers("position_ids", 1, "sequence"))
     inputs += [cached(f"past_key_values.{name}", "past") for name in names]
     if tiny.logits_rows:
         inputs.append(integers("num_logits", 1))  # also an initializer: it can be left out
     rows: Any = 1 if tiny.logits_rows else "sequence"
-    outputs = [helper.make_tensor_value_info("logits", _element_type(tiny), [1, rows, tiny.vocab_size])]
+    outputs = [helper.make_tensor_value_info("logits", _element_type(tiny), [batch, rows, tiny.vocab_size])]
     outputs += [cached(f"present.{name}", "present") for name in names]
     proto = helper.make_graph(graph.nodes, "tiny", inputs, outputs, graph.initializers)
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]

@@ -68,6 +68,7 @@ class TestRun:
             "text", "reasoning", "tool_calls", "malformed_tool_calls",
             "stop_reason", "prompt_tokens", "tokens", "time_to_first_token_seconds",
             "prefill_tokens_per_second", "decode_tokens_per_second", "kv_cache_bytes",
+            "drafted_tokens", "accepted_tokens",
         }  # fmt: skip
         assert report["text"] == expected(("user", "Hello world"))
         assert report["stop_reason"] in ("length", "eos")
