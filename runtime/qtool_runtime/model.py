@@ -17,6 +17,7 @@ from qtool_runtime.checks import check_batch, check_context, check_token_ids
 from qtool_runtime.compatibility import check_compatibility
 from qtool_runtime.engine import Session
 from qtool_runtime.errors import GenerationError
+from qtool_runtime.free_memory import return_free_memory
 from qtool_runtime.graph import LoadedGraph, open_graph
 from qtool_runtime.integrity import check_files
 from qtool_runtime.manifest import Manifest, read
@@ -69,7 +70,9 @@ def load(
     context = check_context(context, manifest.context)
     chosen = check_compatibility(manifest, provider)
     graph = open_graph(folder, manifest, chosen, threads, context)
+    # After the weights: parsing needs memory for a while, which is then not on top of the packing of weights.
     tokenizer = Tokenizer.from_file(folder / "tokenizer.json")
+    return_free_memory()
     return Model(folder, manifest, graph, tokenizer, provider=chosen.name, threads=threads)
 
 
