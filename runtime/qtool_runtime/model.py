@@ -19,6 +19,7 @@ from qtool_runtime.engine import Session
 from qtool_runtime.errors import GenerationError
 from qtool_runtime.free_memory import return_free_memory
 from qtool_runtime.graph import LoadedGraph, open_graph
+from qtool_runtime.huge_pages import collapse_new_memory, private_memory
 from qtool_runtime.integrity import check_files
 from qtool_runtime.manifest import Manifest, read
 from qtool_runtime.request import GREEDY, AnswerOptions, ChatForm, Request, sampling_defaults
@@ -43,6 +44,7 @@ def load(
     provider: str | None = None,
     context: int | None = None,
     verify: bool = False,
+    huge_pages: bool = True,
 ) -> Model:
     """Loads an artifact.
 
@@ -55,6 +57,7 @@ def load(
             There is no fallback to another one.
         context: longest prompt and answer together, in tokens; None for what the artifact was planned for.
         verify: also compare the SHA-256 of every file, and refuse unknown files. Sizes are always compared.
+        huge_pages: on Linux, move the packed weights into huge pages, in the background, right after loading.
 
     Raises:
         ArtifactError: the folder is not a whole artifact.
@@ -69,10 +72,13 @@ def load(
     threads = check_threads(threads)
     context = check_context(context, manifest.context)
     chosen = check_compatibility(manifest, provider)
+    memory_before = private_memory() if huge_pages else []
     graph = open_graph(folder, manifest, chosen, threads, context)
     # After the weights: parsing needs memory for a while, which is then not on top of the packing of weights.
     tokenizer = Tokenizer.from_file(folder / "tokenizer.json")
     return_free_memory()
+    if huge_pages:
+        collapse_new_memory(memory_before)
     return Model(folder, manifest, graph, tokenizer, provider=chosen.name, threads=threads)
 
 
