@@ -16,13 +16,13 @@ HUGE_PAGE = 2 << 20
 """Bytes, on x86-64 and on arm64 with pages of 4 kB."""
 
 MADV_HUGEPAGE, MADV_COLLAPSE = 14, 25
-"""Advice to the kernel, from its `mman-common.h`. The second one, since Linux 6.1, moves what is there at once."""
+"""Advice to the kernel, from its `mman-common.h`. The second, since Linux 6.1, moves what is there at once."""
 
 Ranges = list[tuple[int, int]]
 
 
 def private_memory() -> Ranges:
-    """Returns start and end of all writable memory of this process that belongs to no file; empty elsewhere."""
+    """Returns start and end of all writable memory that belongs to no file; nothing where there is no /proc."""
     if sys.platform != "linux":
         return []
     try:
@@ -56,7 +56,7 @@ def collapse_new_memory(before: Ranges) -> None:
 
 
 def _whole_pages(after: tuple[int, int], before: Ranges) -> tuple[int, int]:
-    """Returns the whole huge pages within a range, behind what was there before: ranges grow at their ends."""
+    """Returns the whole huge pages of a range, behind what was there before: ranges grow at their ends."""
     start, end = after
     start = max([start, *(old_end for _, old_end in before if start < old_end <= end)])
     return -(-start // HUGE_PAGE) * HUGE_PAGE, end // HUGE_PAGE * HUGE_PAGE

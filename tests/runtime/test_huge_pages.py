@@ -34,7 +34,7 @@ def test_new_memory_is_collapsed_and_keeps_its_contents() -> None:
     if not SETTING.is_file() or "[never]" in SETTING.read_text():
         pytest.skip("this kernel gives no huge pages")
     before = private_memory()
-    with mmap.mmap(-1, 16 * HUGE_PAGE) as memory:
+    with mmap.mmap(-1, 16 * HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
         pattern = bytes(range(256)) * 16
         for offset in range(0, len(memory), len(pattern)):
             memory[offset : offset + len(pattern)] = pattern
