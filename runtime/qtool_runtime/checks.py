@@ -19,6 +19,10 @@ MAXIMUM_CANDIDATES = 64
 """Each answer in progress holds keys and values of its own."""
 
 
+WHEN_FULL = ("error", "stop", "drop_oldest")
+"""What can be done when the context is full."""
+
+
 def check_context(context: int | None, planned: int) -> int:
     """Returns the context to use: `planned` tokens unless fewer are asked for.
 
@@ -38,18 +42,49 @@ def check_context(context: int | None, planned: int) -> int:
     return context
 
 
-def check_length(prompt: int, max_tokens: int | None, context: int) -> None:
-    """Refuses a generation that cannot fit. An answer has at least one token.
+def check_when_full(when_full: Any, *, chat: bool) -> None:
+    """Refuses an unknown policy, and turns to be dropped where there are none.
 
     Raises:
-        ContextLimitError: prompt and answer pass the context.
-        GenerationError: `max_tokens` is not a count, or the prompt is empty.
+        GenerationError: it is not a policy, or not one for a plain prompt.
+    """
+    if when_full not in WHEN_FULL:
+        raise GenerationError(f"when_full is {when_full!r}; valid: {', '.join(WHEN_FULL)}")
+    if when_full == "drop_oldest" and not chat:
+        raise GenerationError(
+            "when_full is 'drop_oldest', but a plain prompt has no turns; valid: error, stop",
+            hint="Use chat() for conversations.",
+        )
+
+
+def check_max_tokens(max_tokens: Any) -> int | None:
+    """Returns `max_tokens`. An answer has at least one token.
+
+    Raises:
+        GenerationError: it is not a count.
     """
     if max_tokens is not None and not _is_count(max_tokens, 1):
         raise GenerationError(f"max_tokens is {max_tokens!r}; valid: None, or a count from 1")
+    return None if max_tokens is None else int(max_tokens)
+
+
+def check_length(prompt: int, max_tokens: int | None, context: int, *, cut: bool) -> None:
+    """Refuses a generation that cannot fit.
+
+    Args:
+        prompt: its tokens.
+        max_tokens: most tokens of the answer; None for as many as fit.
+        context: most tokens of both.
+        cut: whether the answer may end before `max_tokens`, where the context ends.
+
+    Raises:
+        ContextLimitError: prompt and answer pass the context.
+        GenerationError: the prompt is empty, or `max_tokens` is not a count.
+    """
+    check_max_tokens(max_tokens)
     if prompt == 0:
         raise GenerationError("the prompt has no tokens", hint="Give at least one.")
-    if prompt + (max_tokens or 1) > context:
+    if prompt + (1 if cut else max_tokens or 1) > context:
         raise ContextLimitError(
             f"the prompt has {prompt} tokens and max_tokens is {max_tokens}; together at most {context} fit",
             hint="Shorten the prompt, lower max_tokens, or build the artifact with a longer context.",

@@ -7,11 +7,18 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from qtool_runtime.engine import DeadlinePassed, Session
 from qtool_runtime.logprobs import TokenLogprobs, token_logprobs
 from qtool_runtime.prompt import Prompt
 from qtool_runtime.reader import Reader
 from qtool_runtime.sampling import Sampler
+
+MakeRoom = Callable[[int], NDArray[np.int64] | None]
+"""Takes the number of tokens of the answer so far. Returns token ids of a shorter prompt, of shape (count,), with
+which the answer goes on, or None to end it."""
 
 
 @dataclass
@@ -72,6 +79,7 @@ def generate(
     deadline: float | None = None,
     logprobs: int | None = None,
     speculate: bool = False,
+    make_room: MakeRoom | None = None,
     interject: Callable[[int], Sequence[int]] | None = None,
 ) -> Iterator[int]:
     """Reads the prompt, then yields one token id after the other until something ends the answer.
@@ -87,6 +95,7 @@ def generate(
             pass that has begun is not interrupted; it is of one token, or of one chunk of the prompt.
         logprobs: how many alternatives to record beside each token; None for no records.
         speculate: read drafts ahead where the text repeats itself (see `speculation.py`).
+        make_room: is asked for a shorter prompt when the context is full.
         interject: is told each chosen token; the ids it returns follow that token in place of choices. They
             count as tokens of the answer, but none of them ends it.
 
@@ -119,12 +128,12 @@ def generate(
             if len(result.token_ids) == max_tokens:
                 result.stop_reason = "length"
                 return
-            room = session.context - reader.length - 1  # the token just yielded takes one place
-            if room < 1:
+            started = time.perf_counter()
+            found = _read_on(reader, result.token_ids, max_tokens, make_room)
+            if found is None:
                 result.stop_reason = "context"
                 return
-            started = time.perf_counter()
-            logits = reader.after(token, room if max_tokens is None else max_tokens - len(result.token_ids))
+            logits = found
             chosen = not forced
             if forced:
                 token = forced.popleft()
@@ -141,3 +150,13 @@ def generate(
         result.stop_reason = "deadline"
     finally:
         reader.settle()
+
+
+def _read_on(
+    reader: Reader, answer: list[int], max_tokens: int | None, make_room: MakeRoom | None
+) -> NDArray[np.float32] | None:
+    """Reads the last token of the answer, if need be behind a shorter prompt; None if the context is full."""
+    if reader.room > 0:
+        return reader.after(answer[-1], reader.room if max_tokens is None else max_tokens - len(answer))
+    shorter = make_room(len(answer)) if make_room else None
+    return None if shorter is None else reader.restart(np.concatenate([shorter, answer]))

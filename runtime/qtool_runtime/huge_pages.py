@@ -16,13 +16,13 @@ HUGE_PAGE = 2 << 20
 """Bytes, on x86-64 and on arm64 with pages of 4 kB."""
 
 MADV_HUGEPAGE, MADV_COLLAPSE = 14, 25
-"""Advice to the kernel, from its `mman-common.h`. The second, since Linux 6.1, moves what is there at once."""
+"""Advice to the kernel, from `mman-common.h`. The second, since Linux 6.1, moves what is there at once."""
 
 Ranges = list[tuple[int, int]]
 
 
 def private_memory() -> Ranges:
-    """Returns start and end of all writable memory that belongs to no file; nothing where there is no /proc."""
+    """Returns start and end of all writable memory that belongs to no file; nothing without a /proc."""
     if sys.platform != "linux":
         return []
     try:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from qtool_runtime.answers import Answers
 from qtool_runtime.batch_session import new_sessions
-from qtool_runtime.checks import check_batch, check_context, check_token_ids
+from qtool_runtime.checks import check_batch, check_context, check_max_tokens, check_token_ids
 from qtool_runtime.compatibility import check_compatibility
 from qtool_runtime.engine import Session
 from qtool_runtime.errors import GenerationError
@@ -28,6 +28,7 @@ from qtool_runtime.text import Tokenizer
 from qtool_runtime.thinking import check_thinking, close_thinking, is_opened
 from qtool_runtime.threads import check_threads
 from qtool_runtime.tools import check_tools
+from qtool_runtime.turns import Shortener
 
 if TYPE_CHECKING:
     from qtool_runtime.chat import ChatTemplate
@@ -267,14 +268,27 @@ class Model:
         enable_thinking = check_thinking(thinking_budget, enable_thinking)
         from qtool_runtime.conversation import encode_conversation  # as below
 
-        tokens, text = encode_conversation(
-            self.chat_template, self.tokenizer, messages, tools=tools, enable_thinking=enable_thinking
+        def encode(messages: Sequence[Mapping[str, Any]]) -> tuple[NDArray[np.int64], bool]:
+            tokens, text = encode_conversation(
+                self.chat_template, self.tokenizer, messages, tools=tools, enable_thinking=enable_thinking
+            )
+            if is_opened(text) and thinking_budget == 0:  # the template cannot be told not to think
+                return close_thinking(tokens, self.tokenizer), False
+            return tokens, is_opened(text)
+
+        prompt, opened = encode(messages)
+        shortener = None
+        if options.get("when_full") == "drop_oldest":
+            max_tokens = check_max_tokens(options.get("max_tokens"))
+            shortener = Shortener(messages, lambda kept: encode(kept)[0], self.context, max_tokens)
+            prompt = shortener.first_prompt()
+        return Request.from_options(
+            prompt,
+            options,
+            default=sampling_defaults(self.manifest.generation),
+            chat=ChatForm(opened, thinking_budget),
+            make_room=shortener.make_room if shortener else None,
         )
-        opened = is_opened(text)
-        if opened and thinking_budget == 0:  # the template cannot be told not to think
-            tokens, opened = close_thinking(tokens, self.tokenizer), False
-        default = sampling_defaults(self.manifest.generation)
-        return Request.from_options(tokens, options, default=default, chat=ChatForm(opened, thinking_budget))
 
     def _start(self, requests: Sequence[Request], at_once: int = 1) -> Answers:
         """Checks requests against this model, and prepares their streams."""

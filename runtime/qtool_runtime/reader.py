@@ -52,6 +52,17 @@ class Reader:
             self._lookup = PromptLookup(prompt.token_ids)
         return logits
 
+    @property
+    def room(self) -> int:
+        """Tokens that may follow the next one that is read."""
+        return self._session.context - self.length - 1
+
+    def restart(self, token_ids: NDArray[np.int64]) -> Logits:
+        """Forgets everything and reads other tokens; see `read`."""
+        self._session.truncate(0)
+        self._guess, self._ahead = [], self._ahead[:0]
+        return self.read(Prompt(token_ids))
+
     def after(self, token: int, wanted: int) -> Logits:
         """Reads a token, and returns the logits of what follows it.
 
@@ -91,7 +102,7 @@ class Reader:
             self._acceptance.judge(self._match, self._right, wrong=self._right < len(self._guess))
         self.settle()
         lookup.add(token)
-        room = min(wanted - 1, self._session.row_limit - 1, self._session.context - self.length - 1)
+        room = min(wanted - 1, self._session.row_limit - 1, self.room)
         guess, self._match = lookup.propose(MAXIMUM_DRAFT)
         draft = guess[: max(0, min(self._acceptance.worthwhile(self._match), room))] if guess else []
         self._guess, self._right = guess[: max(len(draft), 1)], 0  # one token is judged even if none is read

@@ -17,9 +17,10 @@ from qtool_runtime.checks import (
     check_logprobs,
     check_stop_ids,
     check_vocabulary,
+    check_when_full,
 )
 from qtool_runtime.engine import Session
-from qtool_runtime.generate import GenerationResult, generate
+from qtool_runtime.generate import GenerationResult, MakeRoom, generate
 from qtool_runtime.manifest import Generation
 from qtool_runtime.prompt import Prompt
 from qtool_runtime.sampling import Sampler, SamplingOptions
@@ -81,6 +82,10 @@ class AnswerOptions(TypedDict, total=False):
     logprobs: int | None
     """Record the log-probability of each token, and of this many alternatives (0 to 20), in
     `TextStream.logprobs`; see `TokenLogprobs`."""
+    when_full: str | None
+    """What to do when prompt and answer pass the context. "error" (default) refuses a request whose prompt and
+    `max_tokens` do; "stop" ends the answer there; "drop_oldest", in a chat, leaves out the oldest turns, again
+    and again if need be. Without `max_tokens`, an answer ends with the context under "error" too."""
     speculate: bool | None
     """Guess tokens where the text repeats itself, and read several in one forward pass: quicker for edits and
     summaries. The answer is the same but for rounding; see `speculation.py`."""
@@ -112,6 +117,7 @@ class Request:
         prompt: token ids of shape (count,).
         sampling: how to choose tokens.
         chat: None for a plain continuation.
+        make_room: gives a shorter prompt when the context is full; None to end the answer.
     """
 
     prompt: NDArray[np.int64]
@@ -123,8 +129,10 @@ class Request:
     ignore_eos: bool = False
     deadline: float | None = None
     logprobs: int | None = None
+    when_full: str = "error"
     speculate: bool = False
     candidates: int = 1
+    make_room: MakeRoom | None = None
 
     @classmethod
     def from_options(
@@ -134,6 +142,7 @@ class Request:
         *,
         default: Mapping[str, Any],
         chat: ChatForm | None = None,
+        make_room: MakeRoom | None = None,
     ) -> Request:
         """Joins what was asked for with defaults.
 
@@ -142,6 +151,7 @@ class Request:
             options: what the caller gave.
             default: sampling options where the caller gave none.
             chat: None for a plain continuation.
+            make_room: gives a shorter prompt when the context is full.
 
         Raises:
             TypeError: there is no such option.
@@ -154,7 +164,7 @@ class Request:
         names = {field.name for field in fields(SamplingOptions)}
         sampling = {name: value for name, value in given.items() if name in names}
         rest: dict[str, Any] = {name: value for name, value in given.items() if name not in names}
-        return cls(prompt, SamplingOptions(**{**default, **sampling}), chat, **rest)
+        return cls(prompt, SamplingOptions(**{**default, **sampling}), chat, make_room=make_room, **rest)
 
     def check(self, context: int, vocab_size: int) -> None:
         """Refuses what no model of this context and vocabulary could do.
@@ -163,7 +173,8 @@ class Request:
             ContextLimitError: prompt and `max_tokens` together pass the context.
             GenerationError: a field is invalid.
         """
-        check_length(len(self.prompt), self.max_tokens, context)
+        check_when_full(self.when_full, chat=self.chat is not None)
+        check_length(len(self.prompt), self.max_tokens, context, cut=self.when_full != "error")
         check_vocabulary(self.sampling, vocab_size)
         check_stop_ids(self.stop_ids)
         check_deadline(self.deadline)
@@ -230,6 +241,7 @@ class Request:
             deadline=self.deadline,
             logprobs=self.logprobs,
             speculate=self.speculate,
+            make_room=self.make_room,
             interject=budget,
         )
         return TextStream(

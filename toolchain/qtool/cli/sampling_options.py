@@ -74,6 +74,11 @@ _OPTIONS = (
     click.option("--ignore-eos", is_flag=True, help="Go on after the model's end tokens."),
     click.option("--deadline", type=float, metavar="SECONDS", help="End the answer after this time."),
     click.option(
+        "--when-full",
+        type=click.Choice(["error", "stop", "drop_oldest"]),
+        help="When the context is full: refuse beforehand, stop there, or drop the oldest turns.",
+    ),
+    click.option(
         "--speculate", is_flag=True, help="Read ahead where the text repeats itself: quicker for edits."
     ),
     click.option(
