@@ -17,8 +17,8 @@ from qtool_runtime.reader import Reader
 from qtool_runtime.sampling import Sampler
 
 MakeRoom = Callable[[int], NDArray[np.int64] | None]
-"""Takes the number of tokens of the answer so far. Returns token ids of a shorter prompt, of shape (count,), with
-which the answer goes on, or None to end it."""
+"""Takes the number of tokens of the answer so far. Returns token ids of a shorter prompt, of shape (count,),
+with which the answer goes on, or None to end it."""
 
 
 @dataclass

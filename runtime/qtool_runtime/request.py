@@ -83,9 +83,9 @@ class AnswerOptions(TypedDict, total=False):
     """Record the log-probability of each token, and of this many alternatives (0 to 20), in
     `TextStream.logprobs`; see `TokenLogprobs`."""
     when_full: str | None
-    """What to do when prompt and answer pass the context. "error" (default) refuses a request whose prompt and
-    `max_tokens` do; "stop" ends the answer there; "drop_oldest", in a chat, leaves out the oldest turns, again
-    and again if need be. Without `max_tokens`, an answer ends with the context under "error" too."""
+    """What to do when prompt and answer pass the context. "error" (default) refuses a request whose prompt
+    and `max_tokens` do; "stop" ends the answer there; "drop_oldest", in a chat, leaves out the oldest turns,
+    again and again if need be. Without `max_tokens`, an answer ends with the context under "error" too."""
     speculate: bool | None
     """Guess tokens where the text repeats itself, and read several in one forward pass: quicker for edits and
     summaries. The answer is the same but for rounding; see `speculation.py`."""
