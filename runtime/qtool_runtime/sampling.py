@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from qtool_runtime.errors import GenerationError
 from qtool_runtime.penalties import TokenCounts, penalize_presence, penalize_repetition
-from qtool_runtime.truncation import COLUMN_HEIGHT, draw, keep_top_k, top_k_mask, top_p_mask
+from qtool_runtime.truncation import draw, keep_top_k, top_k_mask, top_p_mask
 
 MINIMUM_TEMPERATURE = 1e-3
 MAXIMUM_TEMPERATURE = 100.0
@@ -168,7 +168,7 @@ def sample(logits: NDArray[np.float32], options: SamplingOptions, random: np.ran
         raise _not_a_logit(float(logits[best]), best, options)
     if options.greedy:
         return best
-    few = 0 < options.top_k <= len(logits) // COLUMN_HEIGHT  # to gather more takes longer than all
+    few = 0 < options.top_k <= len(logits) // 4  # to gather more takes longer than all
     ids, scores = keep_top_k(logits, options.top_k) if few else (None, logits)
     # Not above 0, and temperatures are bounded, so neither the product nor the exponential overflows.
     weights = scores - logits[best]

@@ -23,6 +23,8 @@ OPTIONS: dict[str, dict[str, object]] = {
     "top-p 0.5": {"top_p": 0.5},
     "top-k 50, top-p 0.8": {"top_k": 50, "top_p": 0.8},
     "top-k 20,000, top-p 0.9": {"top_k": 20_000, "top_p": 0.9},
+    "top-k 2,000, top-p 0.9": {"top_k": 2_000, "top_p": 0.9},
+    "top-k 40,000": {"top_k": 40_000},
     "min-p 0.05": {"min_p": 0.05},
     "all": {
         "top_p": 0.95,
