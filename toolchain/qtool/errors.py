@@ -1,7 +1,8 @@
 """The compiler's errors and their exit codes (see `qtool_runtime.errors` for the base and the runtime's).
 
 Exit codes: 0 done, 1 unexpected, 2 wrong usage (click), 3 source, 4 unsupported model, 5 target, 6 budget,
-7 artifact, 8 incompatible runtime, 9 generation, 10 missing extra, 11 output, 130 interrupted.
+7 artifact, 8 incompatible runtime, 9 generation, 10 missing extra, 11 output, 12 engine of a benchmark,
+130 interrupted.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ __all__ = [
     "ArtifactError",
     "BudgetError",
     "ContextLimitError",
+    "EngineError",
     "GenerationError",
     "IncompatibleRuntimeError",
     "MissingExtraError",
@@ -51,3 +53,9 @@ class OutputError(QtoolError):
     """The output folder exists already, or cannot be written (no space, no permission)."""
 
     exit_code = 11
+
+
+class EngineError(QtoolError):
+    """A benchmark cannot go on: an engine does not start, fails, or cannot be compared."""
+
+    exit_code = 12
