@@ -1,4 +1,4 @@
-"""What the benchmark scripts share: child processes, memory, paired ratios, and how results are printed.
+"""What the benchmark scripts share: child processes, and how results are printed.
 
 Every script prints lines for people on stderr, and one JSON object as the last line on stdout.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -78,27 +77,6 @@ def run_child(command: Sequence[str | Path], environment: Mapping[str, str] | No
             raise RuntimeError(f"{' '.join(words)} ended with {process.returncode}:\n{tail}")
     unit = 1 if sys.platform == "darwin" else 1024
     return Child(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit, text)
-
-
-def memory_status() -> dict[str, int]:
-    """Returns this process's resident set in bytes, from /proc/self/status: now, its peak, and without files.
-
-    "anonymous" leaves out mapped files, whose pages the kernel can drop.
-    """
-    names = {"VmRSS": "resident", "VmHWM": "peak", "RssAnon": "anonymous"}
-    lines = Path("/proc/self/status").read_text().splitlines()
-    fields = dict(line.split(":", 1) for line in lines)
-    return {names[key]: int(fields[key].split()[0]) * 1024 for key in names}
-
-
-def paired_ratio(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
-    """Returns the median, lowest and highest of ours / theirs, round by round.
-
-    Rounds alternate between the two, so what slows the machine down for a while slows both. Absolute figures
-    of two separate runs do not have that property.
-    """
-    ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
-    return {"median": statistics.median(ratios), "low": min(ratios), "high": max(ratios)}
 
 
 def folder_bytes(folder: Path, pattern: str = "*") -> int:

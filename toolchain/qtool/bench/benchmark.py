@@ -70,8 +70,8 @@ def benchmark(
         progress(f"lengths are clipped to the artifact's context of {document.context} tokens")
     chosen = check_compatibility(document, provider).name
     others, skipped = choose(peers, folder, document, chosen)
-    for name, reason in skipped.items():
-        progress(f"skipped {name}: {reason}")
+    for reason in skipped.values():
+        progress(f"skipped: {reason}")
     check_files(folder, document, hashes=False, extra=False)
     ours = Contender("qtool", folder, sys.executable, chosen, required=True, version=version("qtool-edge"))
     before = _load_average()

@@ -105,8 +105,8 @@ class EngineProcess:
         how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
         self._errors.seek(max(0, self._errors.seek(0, os.SEEK_END) - SHOWN_BYTES))
         lines = self._errors.read().decode("utf-8", "replace").strip().splitlines()
-        said = "\n".join(line.rstrip() for line in lines[-SHOWN_LINES:])
-        return EngineError(f"{self._engine}: its process {how}{f':{os.linesep}{said}' if said else ''}")
+        said = "".join(f"\n{line.rstrip()}" for line in lines[-SHOWN_LINES:])
+        return EngineError(f"{self._engine}: its process {how}{said and ':'}{said}")
 
 
 @contextmanager

@@ -83,16 +83,19 @@ class Qtool(Engine):
         """Begins an answer that does not end early."""
         if self._stream is not None:
             self._stream.close()
-        # Here a memory of earlier prompts would be switched off. As things are, no prompt of a process is read
-        # twice, not even its beginning (see `rounds.prompt_ids`).
+        # Here a memory of earlier prompts would have to be switched off. As things are, no prompt of a
+        # process is read twice, not even its beginning (see `rounds.prompt_ids`).
         self._stream = self._model.generate(prompt, max_tokens=tokens + 1, ignore_eos=True)
         self.advance(1)
 
     def advance(self, tokens: int) -> None:
         """Goes on with the answer."""
+        found = self._stream.stats.token_ids
+        before = len(found)
         for _ in range(tokens):
-            if not self._stream.step():
-                raise RuntimeError(f"the answer ended early: {self._stream.stop_reason}")
+            self._stream.step()
+        if len(found) != before + tokens:
+            raise RuntimeError(f"the answer ended early: {self._stream.stop_reason}")
 
 
 class OnnxruntimeGenai(Engine):

@@ -17,10 +17,10 @@ JSON_ONLY = ("import_seconds", "load_seconds", "anonymous")
 def print_report(report: Report) -> None:
     """Prints a table of all engines, one of ratios, and what limits decoding."""
     measures = [measure for measure in report.measures if not set(JSON_ONLY) & set(measure.path)]
-    rounds = len(report.ours.rounds)
+    threads, rounds = _count(report.threads, "thread"), _count(len(report.ours.rounds), "round")
     click.echo(
-        f"{report.manifest.name} {report.manifest.target.get('name')} on {report.provider},"
-        f" {report.threads} threads; medians (lowest to highest) of {rounds} rounds\n"
+        f"{report.manifest.name} {report.manifest.target.get('name')} on {report.provider}, {threads};"
+        f" medians (lowest to highest) of {rounds}\n"
     )
     engines = [report.ours, *report.peers]
     names = [f"{each.engine} {each.version or ''}".strip() for each in engines]
@@ -37,8 +37,8 @@ def print_report(report: Report) -> None:
         )
     click.echo()
     _print_limit(report)
-    for name, reason in report.skipped.items():
-        click.echo(f"skipped {name}: {reason}")
+    for reason in report.skipped.values():
+        click.echo(f"skipped: {reason}")
 
 
 def _print_spreads(
@@ -68,7 +68,12 @@ def figures(spread: Spread, unit: str) -> str:
 
 def ratios(spread: Spread, unit: str) -> str:
     """Returns a ratio for people."""
-    return f"{spread.median:.2f} ({spread.low:.2f} to {spread.high:.2f})"
+    low, median, high = (f"{value:.2f}" for value in (spread.low, spread.median, spread.high))
+    return median if low == high else f"{median} ({low} to {high})"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _digits(value: float) -> str:
