@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import gguf
 import pytest
 
 import qtool
@@ -23,8 +24,11 @@ from support.tiny_gguf import write_tiny_gguf
 def test_a_peer_runs_the_same_model(peer: str, tmp_path: Path) -> None:
     checkpoint = write_tiny_checkpoint(tmp_path / "tiny", architecture="qwen2").folder
     artifact = qtool.build(checkpoint, target="x64-int8", output=tmp_path / "artifact").path
-    gguf = write_tiny_gguf(tmp_path / "tiny.gguf", architecture="qwen2").path
-    models = {"gguf": gguf, "checkpoint": checkpoint}
+    # openvino-genai looks for the file's type, as all converters write it.
+    gguf_file = write_tiny_gguf(
+        tmp_path / "tiny.gguf", edit=lambda writer: writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0)
+    )
+    models = {"gguf": gguf_file.path, "checkpoint": checkpoint}
     lengths = Lengths((5, 100), (0, 100), 40)
     peers = Peers(names=(peer,), pythons=peer_pythons(), models=models)
     try:

@@ -36,29 +36,32 @@ def _read_pythons(
     "prompts",
     type=click.IntRange(min=1),
     multiple=True,
+    metavar="TOKENS",
     default=DEFAULTS.prompts,
     show_default=True,
-    help="Tokens of a prompt to read; may be given several times.",
+    help="Length of a prompt to read; may be given several times.",
 )
 @click.option(
     "--depth",
     "depths",
     type=click.IntRange(min=0),
     multiple=True,
+    metavar="TOKENS",
     default=DEFAULTS.depths,
     show_default=True,
-    help="Tokens in the cache when generating starts; may be given several times.",
+    help="Length of the text in the cache when generating starts; may be given several times.",
 )
 @click.option(
     "--tokens",
     type=click.IntRange(min=1),
+    metavar="TOKENS",
     default=DEFAULTS.tokens,
     show_default=True,
-    help="Tokens to generate at each depth.",
+    help="How many to generate at each depth.",
 )
 @click.option(
     "--rounds",
-    type=click.IntRange(min=1, max=1000),
+    type=click.IntRange(min=1),
     default=ROUNDS,
     show_default=True,
     help="How often each engine is started and measured.",
