@@ -24,9 +24,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from measure import MEGABYTE, Child, argument_parser, finish, folder_bytes, run_child, say
-
-from qtool.bench.measures import paired_ratio
+from measure import MEGABYTE, Child, argument_parser, finish, folder_bytes, paired_ratio, run_child, say
 
 
 def build(model: str, target: str, output: Path, threads: int | None = None) -> Child:
@@ -95,7 +93,7 @@ def measure(model: str, target: str, rounds: int, peer: tuple[str, Path] | None)
         for what in ("seconds", "cpu_seconds"):
             result[f"{what}_ratio"] = paired_ratio(
                 [getattr(child, what) for child in theirs], [getattr(child, what) for child in ours]
-            ).to_dict()
+            )
         result["peak_ratio"] = result["peer_peak_bytes"] / result["peak_bytes"]
     return result
 

@@ -1,4 +1,4 @@
-"""What the benchmark scripts share: child processes, and how results are printed.
+"""What the benchmark scripts share: child processes, memory, paired ratios, and how results are printed.
 
 Every script prints lines for people on stderr, and one JSON object as the last line on stdout.
 """
@@ -77,6 +77,20 @@ def run_child(command: Sequence[str | Path], environment: Mapping[str, str] | No
             raise RuntimeError(f"{' '.join(words)} ended with {process.returncode}:\n{tail}")
     unit = 1 if sys.platform == "darwin" else 1024
     return Child(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit, text)
+
+
+def memory_status() -> dict[str, int]:
+    """Returns this process's memory, as `qtool bench` measures it."""
+    from qtool.bench.worker import memory  # some scripts run where there is no qtool
+
+    return memory()
+
+
+def paired_ratio(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any]:
+    """Returns the median, lowest and highest of ours / theirs, round by round, as `qtool bench` does."""
+    from qtool.bench import measures
+
+    return measures.paired_ratio(ours, theirs).to_dict()
 
 
 def folder_bytes(folder: Path, pattern: str = "*") -> int:
