@@ -78,7 +78,7 @@ def check_compatibility(manifest: Manifest, provider: str | None = None) -> Prov
         IncompatibleRuntimeError: the installed one is too old, or lacks the provider or an operator domain.
     """
     onnxruntime = import_onnxruntime()
-    _check_version(str(onnxruntime.__version__), manifest.graph.minimum_onnxruntime)
+    check_version(str(onnxruntime.__version__), manifest.graph.minimum_onnxruntime)
     for operators in manifest.operators:
         if operators.domain not in KNOWN_DOMAINS:
             raise IncompatibleRuntimeError(
@@ -101,7 +101,13 @@ def _check_available(provider: Provider, available: list[str]) -> None:
         )
 
 
-def _check_version(installed: str, minimum: str) -> None:
+def check_version(installed: str, minimum: str) -> None:
+    """Compares two versions of onnxruntime.
+
+    Raises:
+        ArtifactError: `minimum` is not a version.
+        IncompatibleRuntimeError: the installed one is older.
+    """
     if _version(minimum) is None:
         raise ArtifactError(f"the manifest's minimum_onnxruntime is {minimum!r}, which is not a version")
     if (_version(installed) or ()) < (_version(minimum) or ()):

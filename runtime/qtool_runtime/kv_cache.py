@@ -23,7 +23,13 @@ GROWTH_STEP = 256
 100 MB, about 20 ms, once in 256 tokens that take seconds. The unused tail is at most 6 MB for that model, and
 untouched pages of it take no memory."""
 
-DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16)}
+DTYPES: dict[str, np.dtype[Any]] = {
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "int8": np.dtype(np.int8),
+}
+"""An int8 cache holds what the graph quantized, with scales that are part of the graph; nothing here needs to
+know them."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class CacheLayout:
         names: (input, output) names of each cached tensor: keys and values of every layer.
         heads: key/value heads.
         head_dim: numbers per head and token.
-        dtype: float32 or float16.
+        dtype: one of the values of `DTYPES`.
         device: the device whose memory holds the tensors: "cpu", "cuda", "dml".
     """
 

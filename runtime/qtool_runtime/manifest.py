@@ -96,10 +96,19 @@ class KvCache:
     """"in_place": past and present may share one preallocated buffer. "concatenate": present is a new,
     longer tensor."""
     dtype: str
+    """"float32", "float16" or "int8"; the scales of an int8 cache are in the graph."""
     layers: int
     num_key_value_heads: int
     head_dim: int
     bytes_per_token: int
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The text that the scales of an int8 KV cache were measured on: what it is, and how much was read."""
+
+    sha256: str
+    tokens: int
 
 
 @dataclass(frozen=True)
@@ -169,6 +178,7 @@ class Manifest:
     operators: tuple[OperatorSet, ...]
     graph: Graph
     kv_cache: KvCache
+    calibration: Calibration | None
     memory: MemoryPlan
     quantization: tuple[QuantizedGroup, ...]
     generation: Generation

@@ -10,9 +10,19 @@ from importlib import resources
 from pathlib import Path
 
 from qtool_targets.errors import TargetError
-from qtool_targets.schema import Execution, Memory, Precision, Target, Weights, parse
+from qtool_targets.schema import Execution, Memory, Precision, Target, Weights, parse, with_kv_cache
 
-__all__ = ["Execution", "Memory", "Precision", "Target", "TargetError", "Weights", "load", "names"]
+__all__ = [
+    "Execution",
+    "Memory",
+    "Precision",
+    "Target",
+    "TargetError",
+    "Weights",
+    "load",
+    "names",
+    "with_kv_cache",
+]
 
 
 def names() -> list[str]:

@@ -15,7 +15,7 @@ A profile file has the top-level keys of `Target` and one table for each of its 
 from __future__ import annotations
 
 import re
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any
 
 from qtool_targets.errors import TargetError
@@ -24,6 +24,7 @@ PROVIDERS = ("cpu", "cuda", "directml", "webgpu")
 WEIGHT_BITS = (4, 8, 16, 32)
 GROUP_SIZES = (16, 32, 64, 128)
 FLOAT_TYPES = ("float32", "float16")
+KV_CACHE_TYPES = (*FLOAT_TYPES, "int8")
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _VERSION = re.compile(r"\d+\.\d+(\.\d+)?")
@@ -62,7 +63,8 @@ class Precision:
     activations: str
     """One of `FLOAT_TYPES`; also the type of scales, norms and logits."""
     kv_cache: str
-    """One of `FLOAT_TYPES`; the type of cached keys and values."""
+    """One of `KV_CACHE_TYPES`, the type of cached keys and values: the activations', or int8 with a scale for
+    each channel, which the build measures."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,21 @@ class Target:
     def to_dict(self) -> dict[str, Any]:
         """Returns the profile as plain data, as it is frozen into an artifact's manifest."""
         return asdict(self) | {"tested_on": list(self.tested_on)}
+
+
+def with_kv_cache(target: Target, dtype: str) -> Target:
+    """Returns a profile with another type of cached keys and values.
+
+    Args:
+        target: the profile to change.
+        dtype: one of `KV_CACHE_TYPES`.
+
+    Raises:
+        TargetError: the type is unknown, or does not go with the target's activations.
+    """
+    changed = replace(target, precision=replace(target.precision, kv_cache=dtype))
+    _check(changed, f"target {target.name}")
+    return changed
 
 
 def parse(data: dict[str, Any], origin: str) -> Target:
@@ -166,7 +183,7 @@ def _check(target: Target, origin: str) -> None:
     one_of("weights.lm_head_bits", target.weights.lm_head_bits, (None, *WEIGHT_BITS))
     one_of("weights.group_size", target.weights.group_size, GROUP_SIZES)
     one_of("precision.activations", target.precision.activations, FLOAT_TYPES)
-    one_of("precision.kv_cache", target.precision.kv_cache, FLOAT_TYPES)
+    one_of("precision.kv_cache", target.precision.kv_cache, KV_CACHE_TYPES)
     if not _NAME.fullmatch(target.name):
         raise TargetError(
             f"{origin}: name = {target.name!r} must be lower-case letters, digits, '.', '_' or '-'"
@@ -180,11 +197,11 @@ def _check(target: Target, origin: str) -> None:
     for key, value in (("context", target.memory.context), ("budget_mb", target.memory.budget_mb)):
         if value <= 0:
             raise TargetError(f"{origin}: memory.{key} = {value} must be positive")
-    if target.precision.kv_cache != target.precision.activations:
+    if target.precision.kv_cache not in (target.precision.activations, "int8"):
         raise TargetError(
             f"{origin}: precision.kv_cache = {target.precision.kv_cache!r} differs from activations ="
             f" {target.precision.activations!r}; no provider's attention kernel accepts that",
-            hint="Set both to the same type.",
+            hint="Set both to the same type, or the cache to int8.",
         )
     float_bits = 16 if target.precision.activations == "float16" else 32
     for key in ("bits", "embedding_bits", "lm_head_bits"):

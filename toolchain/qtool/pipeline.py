@@ -1,7 +1,8 @@
-"""From a checkpoint to artifacts: source, export, passes, quantize, package. The file to read first.
+"""From a checkpoint to artifacts: source, export, passes, quantize, calibrate, package. Read this file first.
 
 `build` runs the stages for one or several targets of one model. Export and passes only describe the graph;
-weights are read, quantized and written in one streaming pass at the end, each distinct form once.
+weights are read, quantized and written in one streaming pass at the end, each distinct form once. Only what
+has to be measured, the scales of an int8 KV cache, comes after the weights: the graph is run over a text.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import qtool_targets
 from qtool.artifact.folder import check_destination
+from qtool.calibration.text import CalibrationText, read_calibration_text
 from qtool.checkpoint import Checkpoint, open_checkpoint
 from qtool.errors import QtoolError
 from qtool.plan import Plan, make_plan
@@ -37,6 +39,8 @@ class Job:
     exporter: str
     output: Path
     plan: Plan
+    calibration: CalibrationText | None
+    """What to measure the KV cache on; None where it stays in floats."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,8 @@ def build(
     output: str | Path | None = None,
     context: int | None = None,
     exporter: str = "native",
+    kv_cache: str | None = None,
+    calibration: str | Path | None = None,
     force: bool = False,
     ignore_budget: bool = False,
     threads: int | None = None,
@@ -72,6 +78,9 @@ def build(
         output: folder to write; "./NAME-TARGET" when absent.
         context: tokens to plan for, instead of the target's default.
         exporter: "native", or "optimum" (extra `optimum`).
+        kv_cache: type of cached keys and values, instead of the target's: "float32", "float16" or "int8"
+            (extra `cpu`).
+        calibration: a UTF-8 text to measure an int8 cache on; the one that ships with qtool when absent.
         force: replace an artifact that is there.
         ignore_budget: build even if the device's memory budget is exceeded.
         threads: threads of the build; the number of usable processors when absent. Bytes do not depend on it.
@@ -81,7 +90,16 @@ def build(
         QtoolError: one of its subclasses says what is wrong, and what to do.
         TargetError: the target is unknown or malformed.
     """
-    jobs = plan_jobs(model, [target], output=output, context=context, exporter=exporter, threads=threads)
+    jobs = plan_jobs(
+        model,
+        [target],
+        output=output,
+        context=context,
+        exporter=exporter,
+        kv_cache=kv_cache,
+        calibration=calibration,
+        threads=threads,
+    )
     artifacts = run_jobs(jobs, force=force, ignore_budget=ignore_budget, threads=threads, progress=progress)
     return artifacts[0]
 
@@ -93,6 +111,8 @@ def plan_jobs(
     output: str | Path | None = None,
     context: int | None = None,
     exporter: str = "native",
+    kv_cache: str | None = None,
+    calibration: str | Path | None = None,
     threads: int | None = None,
     plan_only: bool = False,
 ) -> list[Job]:
@@ -103,21 +123,23 @@ def plan_jobs(
     """
     if exporter not in EXPORTERS:
         raise QtoolError(f"unknown exporter {exporter!r}; known: {', '.join(EXPORTERS)}")
+    loaded = [_target(item, kv_cache, exporter) for item in targets]
+    text = _calibration_text(loaded, calibration)
     checkpoint = _nano() if model is None else open_checkpoint(str(model), configuration_only=plan_only)
     # Every artifact of the run needs these; the hashes take a pass over the whole source.
     checkpoint = replace(
         checkpoint, sha256=cache(checkpoint.sha256), tokenizer_files=cache(checkpoint.tokenizer_files)
     )
     jobs = []
-    for item in targets:
-        target = item if isinstance(item, Target) else qtool_targets.load(item)
+    for target in loaded:
         tokens = _context(checkpoint, target, context)
         folder = Path(f"{checkpoint.name}-{target.name}")
         if output is not None:
             folder = Path(output) / folder if len(targets) > 1 else Path(output)
         size = checkpoint.tokenizer_bytes
         plan = make_plan(checkpoint.config, target, tokens, size, _threads(threads), exporter=exporter)
-        jobs.append(Job(checkpoint, target, tokens, exporter, folder, plan))
+        measured = text if target.precision.kv_cache == "int8" else None
+        jobs.append(Job(checkpoint, target, tokens, exporter, folder, plan, measured))
     return jobs
 
 
@@ -136,9 +158,12 @@ def run_jobs(
             job.plan.check_budget()
     # onnx_ir and what needs it come in here, so that a plan and `--help` stay quick.
     from qtool.artifact.package import Package
+    from qtool.calibration.kv_cache import check_onnxruntime
     from qtool.exporters import export
     from qtool.passes import passes_for
 
+    if any(job.calibration for job in jobs):
+        check_onnxruntime()
     report = progress or (lambda stage, done, total: None)
     with ExitStack() as stack:
         report("export", 0, 0)
@@ -152,6 +177,10 @@ def run_jobs(
         Package.write_weights(
             packages, _threads(threads), lambda done, total: report("quantize", done, total)
         )
+        for job, (package, folder) in zip(jobs, packages, strict=True):
+            if job.calibration is not None:
+                report("calibrate", 0, 0)
+                package.calibrate(folder, job.calibration, _threads(threads))
         report("package", 0, 0)
         manifests = [package.finish(folder) for package, folder in packages]
     return [Artifact(job.output, manifest) for job, manifest in zip(jobs, manifests, strict=True)]
@@ -161,6 +190,31 @@ def _nano() -> Checkpoint:
     from qtool.nano import model_path
 
     return replace(open_checkpoint(str(model_path())), name="nano", kind="embedded", id="nano")
+
+
+def _target(item: str | Path | Target, kv_cache: str | None, exporter: str) -> Target:
+    target = item if isinstance(item, Target) else qtool_targets.load(item)
+    if kv_cache is not None:
+        target = qtool_targets.with_kv_cache(target, kv_cache)
+    if target.precision.kv_cache == "int8" and exporter != "native":
+        raise TargetError(
+            f"target {target.name}: an int8 KV cache needs an attention operator that the exporter"
+            f" {exporter!r} does not write",
+            hint="Use the native exporter, or leave the cache in floats.",
+        )
+    return target
+
+
+def _calibration_text(targets: Sequence[Target], path: str | Path | None) -> CalibrationText | None:
+    """Reads the text, if any target is calibrated."""
+    if any(target.precision.kv_cache == "int8" for target in targets):
+        return read_calibration_text(path)
+    if path is not None:
+        raise QtoolError(
+            f"the calibration text {path} would not be used: no target has an int8 KV cache",
+            hint="Add --kv-cache int8, or leave the text away.",
+        )
+    return None
 
 
 def _context(checkpoint: Checkpoint, target: Target, asked: int | None) -> int:

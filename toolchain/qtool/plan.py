@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any
 
+from qtool.calibration.text import WINDOW
 from qtool.checkpoint.config import QwenConfig
 from qtool.checkpoint.layout import EMBEDDING, LM_HEAD, weight_shapes
 from qtool.errors import BudgetError
@@ -18,8 +19,11 @@ from qtool_runtime.manifest import MemoryPlan
 from qtool_targets import Target
 
 _FLOAT_BYTES = {"float32": 4, "float16": 2}
+_KV_CACHE_BYTES = {**_FLOAT_BYTES, "int8": 1}
 
 # Measured with tests/bench/build.py and tests/bench/memory.py; see tests/bench/NOTES.md.
+_SCALE_BYTES = 4
+"""Of one channel of an int8 KV cache; its bytes a token are as many as its channels."""
 _GRAPH_BYTES, _GRAPH_BYTES_PER_LAYER = 14_000, 11_500
 """Size of model.onnx, manifest.json and the configuration files."""
 _OPTIMUM_GRAPH_BYTES_PER_LAYER = 31_000
@@ -110,12 +114,16 @@ def make_plan(
     rotary = 0 if optimum else context * config.head_dim * float_bytes
     graph_bytes_per_layer = _OPTIMUM_GRAPH_BYTES_PER_LAYER if optimum else _GRAPH_BYTES_PER_LAYER
     graph = _GRAPH_BYTES + graph_bytes_per_layer * config.num_hidden_layers
+    if target.precision.kv_cache == "int8":
+        graph += kv_bytes_per_token(config, target) * _SCALE_BYTES
     artifact = weights + rotary + graph + tokenizer_bytes
     per_token = kv_bytes_per_token(config, target)
     device = device_memory(config, target, context, weights + rotary, concatenates=optimum)
     build_memory = _BUILD_BASE_BYTES + threads * _BUILD_BYTES_PER_THREAD + 4 * tokenizer_bytes
     if optimum:
         build_memory += _trace_memory(config, float_bytes)
+    if target.precision.kv_cache == "int8":
+        build_memory += _calibration_memory(config, target, device, threads)
     return Plan(target.name, context, artifact, artifact, build_memory, per_token, device)
 
 
@@ -125,6 +133,13 @@ def _trace_memory(config: QwenConfig, float_bytes: int) -> int:
     embedding = prod(shapes[EMBEDDING])
     others = sum(prod(shape) for name, shape in shapes.items() if name not in (EMBEDDING, LM_HEAD))
     return _TORCH_BYTES + int((_TRACED_EMBEDDINGS * embedding + others) * float_bytes)
+
+
+def _calibration_memory(config: QwenConfig, target: Target, device: MemoryPlan, threads: int) -> int:
+    """Predicts what running the model takes: what it takes on the device, but for each thread a window."""
+    channels = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+    window = device.activations + WINDOW * channels * _FLOAT_BYTES[target.precision.activations]
+    return device.weights + device.runtime + threads * window
 
 
 def stored_sizes(config: QwenConfig, target: Target) -> Iterator[tuple[str, int]]:
@@ -151,7 +166,7 @@ def shares_embedding(embedding: Scheme, head: Scheme) -> bool:
 def kv_bytes_per_token(config: QwenConfig, target: Target) -> int:
     """Returns the bytes of keys and values that one token adds to the cache."""
     heads = 2 * config.num_hidden_layers * config.num_key_value_heads
-    return heads * config.head_dim * _FLOAT_BYTES[target.precision.kv_cache]
+    return heads * config.head_dim * _KV_CACHE_BYTES[target.precision.kv_cache]
 
 
 def device_memory(

@@ -19,8 +19,10 @@ from qtool.plan import device_memory, kv_bytes_per_token
 from qtool.quantize.schemes import Role, role_of
 from qtool.quantize.storage import IntegerStorage
 from qtool.storage import FloatStorage
+from qtool_runtime.compatibility import import_onnxruntime
 from qtool_runtime.manifest import (
     FORMAT_VERSION,
+    Calibration,
     FileEntry,
     Generation,
     Graph,
@@ -47,6 +49,7 @@ def describe(
     layout: Layout,
     files: tuple[FileEntry, ...],
     generation: Generation,
+    calibration: Calibration | None,
 ) -> Manifest:
     """Returns the manifest of an artifact whose files are already written."""
     config = checkpoint.config
@@ -59,11 +62,12 @@ def describe(
         model=_model_info(config),
         source=Source(checkpoint.kind, checkpoint.id, checkpoint.revision, checkpoint.sha256()),
         target=target.to_dict(),
-        tools=_tools(exporter),
+        tools=_tools(exporter, calibrated=calibration is not None),
         files=files,
         operators=operator_sets(model),
         graph=graph_interface(model, target),
         kv_cache=cache,
+        calibration=calibration,
         memory=device_memory(config, target, context, layout.size, concatenates=concatenates),
         quantization=_quantization(layout, config),
         generation=generation,
@@ -86,12 +90,15 @@ def _model_info(config: QwenConfig) -> ModelInfo:
     )
 
 
-def _tools(exporter: str) -> dict[str, str]:
+def _tools(exporter: str, *, calibrated: bool) -> dict[str, str]:
     """Versions of what shaped the bytes."""
     packages = ["qtool-edge", "onnx-ir", "numpy"]
     if exporter == "optimum":
         packages += ["optimum", "optimum-onnx", "torch", "transformers"]
-    return {"exporter": exporter} | {name: version(name) for name in packages}
+    versions = {name: version(name) for name in packages}
+    if calibrated:  # its package has several names, one for each kind of device
+        versions["onnxruntime"] = str(import_onnxruntime().__version__)
+    return {"exporter": exporter} | versions
 
 
 def operator_sets(model: ir.Model) -> tuple[OperatorSet, ...]:
@@ -126,13 +133,21 @@ def graph_interface(model: ir.Model, target: Target) -> Graph:
 def minimum_onnxruntime(model: ir.Model, target: Target) -> str:
     """Returns the target's version, or a later one where earlier kernels would compute something else."""
     minimum = target.execution.minimum_onnxruntime
-    for node in model.graph:
-        # Before 1.27, the CPU kernel misreads 4-bit zero points of rows with an odd number of groups.
-        if node.op_type == "GatherBlockQuantized" and node.attributes.get_int("bits", 4) == 4:
-            scale, *zero_point = node.inputs[2:]
-            if zero_point and scale is not None and scale.shape is not None and scale.shape.numpy()[1] % 2:
-                return max(minimum, "1.27", key=lambda text: [int(part) for part in text.split(".")])
+    if any(_needs_1_27(node) for node in model.graph):
+        return max(minimum, "1.27", key=lambda text: [int(part) for part in text.split(".")])
     return minimum
+
+
+def _needs_1_27(node: ir.Node) -> bool:
+    """Tells whether the CPU kernels before that version lack this node, or compute something else."""
+    if node.op_type == "GroupQueryAttention":
+        return "k_quant_type" in node.attributes  # they take float keys and values only
+    if node.op_type == "GatherBlockQuantized" and node.attributes.get_int("bits", 4) == 4:
+        # They misread 4-bit zero points of rows with an odd number of groups.
+        scale, *zero_point = node.inputs[2:]
+        shape = None if scale is None else scale.shape
+        return bool(zero_point) and shape is not None and shape.numpy()[1] % 2 == 1
+    return False
 
 
 def kv_cache(config: QwenConfig, target: Target, model: ir.Model) -> KvCache:

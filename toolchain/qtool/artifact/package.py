@@ -14,11 +14,17 @@ from qtool.artifact.folder import new_folder
 from qtool.artifact.genai_config import FILE_NAME as GENAI_FILE
 from qtool.artifact.genai_config import genai_config
 from qtool.artifact.layout import DATA_FILE, plan_layout, refer_to_data_file
+from qtool.calibration.kv_cache import measure_scales
+from qtool.calibration.text import CalibrationText
 from qtool.checkpoint import Checkpoint
+from qtool.passes.quantize_kv_cache import QuantizeKvCache
 from qtool_runtime import manifest
 from qtool_runtime.integrity import sha256_of
-from qtool_runtime.manifest import FileEntry, Manifest
+from qtool_runtime.manifest import Calibration, FileEntry, Manifest
 from qtool_targets import Target
+
+_CALIBRATED_FILE = ".calibration.onnx"
+"""The graph before its KV cache is quantized; beside the weights, because it reads them."""
 
 
 class Package:
@@ -33,6 +39,7 @@ class Package:
         self._exporter = exporter
         self._model = model
         self._layout = plan_layout(model)
+        self._calibration: Calibration | None = None
 
     def folder(self, output: Path, *, force: bool) -> AbstractContextManager[Path]:
         """Gives the temporary folder that becomes `output` at the end (see `new_folder`)."""
@@ -43,6 +50,24 @@ class Package:
         """Writes the data files of several packages in one pass over the source."""
         files = [(folder / DATA_FILE, package._layout) for package, folder in packages]
         write_data_files(files, threads, progress)
+
+    def calibrate(self, folder: Path, text: CalibrationText, threads: int) -> None:
+        """Runs the graph over a text, with the weights just written, and makes its KV cache int8.
+
+        Args:
+            folder: where the weights are.
+            text: what to read.
+            threads: threads to use; the result does not depend on them.
+        """
+        tokenizer = self._checkpoint.tokenizer_files()["tokenizer.json"]
+        windows = text.windows(tokenizer, self._context)
+        refer_to_data_file(self._model, self._layout)
+        graph = folder / _CALIBRATED_FILE
+        ir.save(self._model, graph)
+        scales = measure_scales(graph, self._checkpoint.config, self._context, windows, threads)
+        graph.unlink()
+        QuantizeKvCache(scales)(self._model)
+        self._calibration = Calibration(text.sha256, sum(map(len, windows)))
 
     def finish(self, folder: Path) -> Manifest:
         """Writes everything but the weights, and describes it all in the manifest."""
@@ -69,6 +94,7 @@ class Package:
             layout=self._layout,
             files=files,
             generation=generation,
+            calibration=self._calibration,
         )
         (folder / manifest.FILE_NAME).write_text(document.to_json(), encoding="utf-8", newline="\n")
         return document

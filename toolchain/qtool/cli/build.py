@@ -37,6 +37,18 @@ if TYPE_CHECKING:
     show_default=True,
     help="What writes the graph.",
 )
+@click.option(
+    "--kv-cache",
+    type=click.Choice(["float32", "float16", "int8"]),
+    help="Type of cached keys and values, instead of the target's.",
+)
+@click.option(
+    "--calibration",
+    type=click.Path(),
+    metavar="FILE",
+    help="Text to measure the scales of an int8 cache on, instead of qtool's own; its first 8,192 tokens are"
+    " read.",
+)
 @click.option("--plan", "plan_only", is_flag=True, help="Only print predicted sizes and memory.")
 @click.option("--force", is_flag=True, help="Replace an artifact that is there.")
 @click.option("--ignore-budget", is_flag=True, help="Build even if the device's memory budget is exceeded.")
@@ -51,6 +63,8 @@ def command(
     output: str | None,
     context: int | None,
     exporter: str,
+    kv_cache: str | None,
+    calibration: str | None,
     plan_only: bool,
     force: bool,
     ignore_budget: bool,
@@ -73,6 +87,8 @@ def command(
         output=output,
         context=context,
         exporter=exporter,
+        kv_cache=kv_cache,
+        calibration=calibration,
         threads=threads,
         plan_only=plan_only,
     )

@@ -36,7 +36,7 @@ def command(artifact: Path, as_json: bool) -> None:
 def _print_summary(document: Manifest) -> None:
     model, memory, cache = document.model, document.memory, document.kv_cache
     revision = f" @ {document.source.revision}" if document.source.revision else ""
-    quality = document.quality
+    quality, calibration = document.quality, document.calibration
     print_facts(
         [
             ("name", document.name),
@@ -54,6 +54,12 @@ def _print_summary(document: Manifest) -> None:
                 "KV cache",
                 f"{cache.dtype}, {cache.bytes_per_token:,} bytes a token,"
                 f" updated {cache.update.replace('_', ' ')}",
+            ),
+            (
+                "calibration",
+                f"{calibration.tokens:,} tokens of the text {calibration.sha256[:16]}"
+                if calibration
+                else "none",
             ),
             (
                 "memory",

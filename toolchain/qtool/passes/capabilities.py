@@ -24,16 +24,18 @@ class Capabilities:
     """GatherBlockQuantized."""
     supports_zero_points: bool
     """MatMulNBits with zero points (asymmetric weights)."""
+    supports_int8_kv_cache: bool
+    """GroupQueryAttention with int8 keys and values, one scale a channel; has run, and gave right values."""
 
 
 # Facts are from ONNX Runtime 1.31's kernel registrations and contrib operator documentation.
 _CAPABILITIES = {
     record.provider: record
     for record in (
-        Capabilities("cpu", 4, True, True, True),
-        Capabilities("cuda", 0, False, True, True),
-        Capabilities("directml", 0, False, False, True),
-        Capabilities("webgpu", 4, False, True, True),
+        Capabilities("cpu", 4, True, True, True, True),
+        Capabilities("cuda", 0, False, True, True, False),
+        Capabilities("directml", 0, False, False, True, False),
+        Capabilities("webgpu", 4, False, True, True, False),
     )
 }
 
@@ -59,5 +61,11 @@ def capabilities_for(target: Target) -> Capabilities:
             f"target {target.name}: weights.symmetric = false, but the provider {record.provider} takes no"
             " zero points",
             hint="Set weights.symmetric to true.",
+        )
+    if target.precision.kv_cache == "int8" and not record.supports_int8_kv_cache:
+        raise TargetError(
+            f"target {target.name}: precision.kv_cache = 'int8', but the provider {record.provider} is not"
+            " known to compute attention over an int8 cache",
+            hint=f"Leave the cache in {target.precision.activations}, or choose a target for the CPU.",
         )
     return record
