@@ -27,6 +27,9 @@ LOGITS_DTYPES: dict[str, np.dtype[Any]] = {
     "tensor(float16)": np.dtype(np.float16),
 }
 
+CACHE_TYPES = {"float32": "tensor(float)", "float16": "tensor(float16)", "int8": "tensor(int8)"}
+"""What ONNX Runtime calls a cached tensor, by the manifest's dtype."""
+
 
 @dataclass(frozen=True)
 class LoadedGraph:
@@ -78,15 +81,21 @@ def open_graph(
     """
     layout = CacheLayout.from_manifest(manifest, provider.device)
     inference = _create_session(folder / manifest.graph.file, provider, threads)
-    inputs = [value.name for value in (*inference.get_inputs(), *inference.get_overridable_initializers())]
+    given = [*inference.get_inputs(), *inference.get_overridable_initializers()]
+    inputs = {value.name: value.type for value in given}
     outputs = {value.name: value for value in inference.get_outputs()}
     rows_input = manifest.graph.logits_rows_input
     expected = {"input_ids", "attention_mask", *(past for past, _ in layout.names)}
     expected |= {rows_input} if rows_input else set()
-    _check_names("inputs", inputs, expected, optional={"position_ids"})
+    _check_names("inputs", list(inputs), expected, optional={"position_ids"})
     _check_names(
         "outputs", list(outputs), {"logits", *(present for _, present in layout.names)}, optional=set()
     )
+    for past, _ in layout.names:
+        if inputs[past] != CACHE_TYPES[manifest.kv_cache.dtype]:
+            raise ArtifactError(
+                f"the graph's input {past} is {inputs[past]}; the manifest says {manifest.kv_cache.dtype}"
+            )
     if outputs["logits"].type not in LOGITS_DTYPES:
         raise ArtifactError(
             f"the graph's logits are {outputs['logits'].type}; known: {', '.join(LOGITS_DTYPES)}"

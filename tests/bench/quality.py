@@ -35,6 +35,7 @@ ROWS_AT_ONCE = 32
 ONNX_TYPES: dict[str, np.dtype[Any]] = {
     "tensor(float)": np.dtype(np.float32),
     "tensor(float16)": np.dtype(np.float16),
+    "tensor(int8)": np.dtype(np.int8),
 }
 
 Logits = NDArray[np.float32]
@@ -47,9 +48,10 @@ class Model:
     Args:
         folder: holds model.onnx.
         threads: threads of onnxruntime.
+        chunk: most tokens in a run; the runs of a window share its KV cache.
     """
 
-    def __init__(self, folder: Path, threads: int) -> None:
+    def __init__(self, folder: Path, threads: int, chunk: int) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -57,6 +59,7 @@ class Model:
         # qtool's graph declares one row of logits, and onnxruntime warns whenever it returns more.
         options.log_severity_level = 3
         self.name = folder.name
+        self._chunk = chunk
         self.bytes = folder_bytes(folder)
         self.weight_bytes = folder_bytes(folder, "*.onnx*")
         self._session: Any = onnxruntime.InferenceSession(
@@ -71,22 +74,37 @@ class Model:
 
     def logits(self, token_ids: Ids) -> Logits:
         """Returns float32 logits (tokens, vocabulary) for a window that starts with an empty cache."""
+        cache = {
+            name: np.zeros(self._past_shape, ONNX_TYPES[value.type])
+            for name, value in self._inputs.items()
+            if name.startswith("past_key_values.")
+        }
+        rows = []
+        for start in range(0, len(token_ids), self._chunk):
+            chunk = token_ids[start : start + self._chunk]
+            rows.append(self._run(chunk, start, cache))
+            if len(rows[-1]) != len(chunk):
+                raise SystemExit(
+                    f"{self.name} returns {len(rows[-1])} rows of logits for {len(chunk)} tokens"
+                )
+        return np.concatenate(rows) if len(rows) > 1 else rows[0]
+
+    def _run(self, token_ids: Ids, start: int, cache: dict[str, NDArray[Any]]) -> Logits:
+        """Reads tokens behind `start` others, and replaces the cache."""
         count = len(token_ids)
         feeds: dict[str, NDArray[Any]] = {
             "input_ids": token_ids[None],
-            "attention_mask": np.ones((1, count), np.int64),
+            "attention_mask": np.ones((1, start + count), np.int64),
+            **cache,
         }
         if "position_ids" in self._inputs:
-            feeds["position_ids"] = np.arange(count, dtype=np.int64)[None]
+            feeds["position_ids"] = np.arange(start, start + count, dtype=np.int64)[None]
         if LOGITS_ROWS_INPUT in self._optional | self._inputs.keys():
             feeds[LOGITS_ROWS_INPUT] = np.array([count], np.int64)
-        for name, value in self._inputs.items():
-            if name.startswith("past_key_values."):
-                feeds[name] = np.zeros(self._past_shape, ONNX_TYPES[value.type])
-        rows = self._session.run(["logits"], feeds)[0][0]
-        if len(rows) != count:
-            raise SystemExit(f"{self.name} returns {len(rows)} rows of logits for {count} tokens")
-        return np.asarray(rows, dtype=np.float32)
+        presents = [name.replace("past_key_values.", "present.") for name in cache]
+        logits, *values = self._session.run(["logits", *presents], feeds)
+        cache.update(zip(cache, values, strict=True))
+        return np.asarray(logits[0], dtype=np.float32)
 
 
 @dataclass
@@ -157,12 +175,16 @@ def main() -> None:
     )
     parser.add_argument("--tokens", type=int, default=4096, help="predictions to measure (default 4096)")
     parser.add_argument("--window", type=int, default=512, help="tokens that see each other (default 512)")
+    parser.add_argument(
+        "--chunk", type=int, help="tokens in a run, through the KV cache (default: the window)"
+    )
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     # One more than is predicted from: the last position has a following token too.
     ids = read_tokens(arguments.reference, arguments.text, arguments.tokens + 1)
-    reference = Model(arguments.reference, arguments.threads)
-    models = [Model(folder, arguments.threads) for folder in arguments.artifacts]
+    chunk = arguments.chunk or arguments.window
+    reference = Model(arguments.reference, arguments.threads, chunk)
+    models = [Model(folder, arguments.threads, chunk) for folder in arguments.artifacts]
     tallies = [Tally() for _ in models]
     reference_losses: list[NDArray[np.float64]] = []
     for start in range(0, arguments.tokens, arguments.window):

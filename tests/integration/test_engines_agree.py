@@ -11,7 +11,7 @@ import pytest
 import qtool
 import qtool_runtime
 import qtool_targets
-from support.fixtures import Artifacts
+from support.fixtures import Artifacts, Checkpoints
 from support.genai import greedy
 from support.raw_session import RawSession
 from support.tiny import write_tiny_checkpoint
@@ -86,3 +86,18 @@ def test_a_prompt_longer_than_a_chunk_is_read_in_chunks(tmp_path: Path) -> None:
         found = model.new_session().forward(tokens).copy()
     expected = RawSession(folder, capacity=1024).forward(tokens.tolist())
     np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "qwen3"])
+@pytest.mark.parametrize("target", ["x64-int4", "x64-fp32"])
+def test_an_int8_cache_agrees_with_full_passes_and_with_genai(
+    tiny_checkpoint: Checkpoints, tmp_path: Path, target: str, architecture: str
+) -> None:
+    """The operator attends to quantized values only, so that reading a text in one piece is no exception."""
+    source = tiny_checkpoint(architecture, tied=False).folder
+    folder = qtool.build(source, target=target, kv_cache="int8", output=tmp_path / "out").path
+    found = ours(folder, PROMPT, 16, ignore_eos=True)
+    assert found == naive(folder, tokens_of(folder, PROMPT), 16)
+    assert len(set(found)) > 3
+    prompt, answer = greedy(folder, PROMPT, 24)
+    assert (prompt, answer) == (tokens_of(folder, PROMPT), ours(folder, PROMPT, 24))

@@ -20,6 +20,8 @@ from qtool_runtime import manifest as contract
 from qtool_runtime.compatibility import check_compatibility
 from qtool_runtime.graph import LoadedGraph, open_graph
 
+CACHE_SCALE = 4 / 127
+"""Keys and values of these decoders have a standard deviation of about 1."""
 HEADS, KV_HEADS, HEAD_DIM, HIDDEN, ROTARY_POSITIONS = 4, 2, 16, 64, 4096
 
 
@@ -34,6 +36,8 @@ class TinyDecoder:
     seed: int = 0
     logits_rows: bool = True
     """Whether the graph has the `num_logits` input. Without it, it returns logits for every position."""
+    int8_cache: bool = False
+    """Cached keys and values are int8, with one scale a channel."""
     half: bool = False
     """float16 keys, values and logits; the arithmetic around the attention stays float32."""
     poison: int | None = None
@@ -73,6 +77,7 @@ def build_graph(tiny: TinyDecoder) -> onnx.ModelProto:
     kind = np.float16 if tiny.half else np.float32
     graph.constant("cos", np.cos(angles).astype(kind))
     graph.constant("sin", np.sin(angles).astype(kind))
+    graph.constant("kv_scale", np.full((1, KV_HEADS, 1, HEAD_DIM), CACHE_SCALE, np.float32))
     attention = _attention_in_place if tiny.update == "in_place" else _attention_concatenate
 
     hidden = graph.add("Gather", graph.constant("embedding", embedding), "input_ids")
@@ -81,7 +86,7 @@ def build_graph(tiny: TinyDecoder) -> onnx.ModelProto:
             graph.add("MatMul", hidden, weights(f"{name}.{layer}", HIDDEN, heads * HEAD_DIM))
             for name, heads in (("q", HEADS), ("k", KV_HEADS), ("v", KV_HEADS))
         ]
-        attended = attention(graph, layer, [_cast(graph, name, tiny.half) for name in projected])
+        attended = attention(tiny, graph, layer, [_cast(graph, name, tiny.half) for name in projected])
         attended = graph.add("Cast", attended, to=TensorProto.FLOAT)
         output = graph.add("MatMul", attended, weights(f"o.{layer}", HIDDEN, HIDDEN))
         hidden = graph.add("Tanh", graph.add("Add", hidden, output))
@@ -99,7 +104,7 @@ def _cast(graph: _Graph, name: str, half: bool) -> str:
     return graph.add("Cast", name, to=TensorProto.FLOAT16) if half else name
 
 
-def _attention_in_place(graph: _Graph, layer: int, projected: list[str]) -> str:
+def _attention_in_place(tiny: TinyDecoder, graph: _Graph, layer: int, projected: list[str]) -> str:
     if layer == 0:
         one = graph.constant("one", np.array([1], np.int64))
         length = graph.add("Sub", graph.add("ReduceSum", "attention_mask", one, keepdims=0), one)
@@ -109,14 +114,19 @@ def _attention_in_place(graph: _Graph, layer: int, projected: list[str]) -> str:
         )
         graph.add("Cast", total, output="total", to=TensorProto.INT32)
     past = [f"past_key_values.{layer}.{part}" for part in ("key", "value")]
+    scales, attributes = [], {}
+    if tiny.int8_cache:
+        scales = ["", "", "", "kv_scale", "kv_scale"]
+        attributes = {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
     outputs = [f"attention.{layer}", f"present.{layer}.key", f"present.{layer}.value"]
     return graph.add(
-        "GroupQueryAttention", *projected, *past, "seqlens_k", "total", "cos", "sin",
+        "GroupQueryAttention", *projected, *past, "seqlens_k", "total", "cos", "sin", *scales,
         output=outputs, domain="com.microsoft", num_heads=HEADS, kv_num_heads=KV_HEADS, do_rotary=1,
+        **attributes,
     )  # fmt: skip
 
 
-def _attention_concatenate(graph: _Graph, layer: int, projected: list[str]) -> str:
+def _attention_concatenate(tiny: TinyDecoder, graph: _Graph, layer: int, projected: list[str]) -> str:
     if layer == 0:
         graph.constant("heads", np.array([0, 0, -1, HEAD_DIM], np.int64))
         graph.constant("joined", np.array([0, 0, HIDDEN], np.int64))
@@ -180,7 +190,8 @@ def _finish(graph: _Graph, tiny: TinyDecoder) -> onnx.ModelProto:
     batch: Any = "batch" if tiny.update == "in_place" else 1
 
     def cached(name: str, length: str) -> onnx.ValueInfoProto:
-        return helper.make_tensor_value_info(name, _element_type(tiny), [batch, KV_HEADS, length, HEAD_DIM])
+        kind = TensorProto.INT8 if tiny.int8_cache else _element_type(tiny)
+        return helper.make_tensor_value_info(name, kind, [batch, KV_HEADS, length, HEAD_DIM])
 
     names = [f"{layer}.{part}" for layer in range(tiny.layers) for part in ("key", "value")]
     inputs = [integers("input_ids", batch, "sequence"), integers("attention_mask", batch, "total_sequence")]
@@ -199,8 +210,8 @@ def _finish(graph: _Graph, tiny: TinyDecoder) -> onnx.ModelProto:
 
 def build_manifest(tiny: TinyDecoder, model: onnx.ModelProto, /, **changes: Any) -> contract.Manifest:
     """The manifest of the decoder, without files; `changes` replace whole fields."""
-    dtype = "float16" if tiny.half else "float32"
-    bytes_per_token = tiny.layers * 2 * KV_HEADS * HEAD_DIM * (2 if tiny.half else 4)
+    dtype = "int8" if tiny.int8_cache else "float16" if tiny.half else "float32"
+    bytes_per_token = tiny.layers * 2 * KV_HEADS * HEAD_DIM * np.dtype(dtype).itemsize
     document = contract.Manifest(
         format_version=contract.FORMAT_VERSION, name="tiny", context=tiny.context,
         model=contract.ModelInfo(
@@ -217,6 +228,7 @@ def build_manifest(tiny: TinyDecoder, model: onnx.ModelProto, /, **changes: Any)
             logits_rows_input="num_logits" if tiny.logits_rows else None,
         ),
         kv_cache=contract.KvCache(tiny.update, dtype, tiny.layers, KV_HEADS, HEAD_DIM, bytes_per_token),
+        calibration=None,
         memory=contract.MemoryPlan(0, 0, 0, 0, 0, 0), quantization=(),
         generation=contract.Generation(None, (), None, False, 1.0, 0, 1.0, 1.0), quality=None,
     )  # fmt: skip

@@ -376,7 +376,13 @@ def test_altered_files_are_found_on_request(artifact: Path, tmp_path: Path) -> N
             ArtifactError,
             "'paged'; known: in_place",
         ),
-        ({"kv_cache": KvCache("in_place", "int8", 2, 2, 16, 1)}, {}, ArtifactError, "'int8'; known: float32"),
+        ({"kv_cache": KvCache("in_place", "int4", 2, 2, 16, 1)}, {}, ArtifactError, "'int4'; known: float32"),
+        (
+            {"kv_cache": KvCache("in_place", "int8", 2, 2, 16, 1)},
+            {},
+            ArtifactError,
+            r"past_key_values.0.key is tensor\(float\); the manifest says int8",
+        ),
     ],
 )
 def test_files_that_do_not_fit_the_manifest(write, changes, extra, kind, message) -> None:

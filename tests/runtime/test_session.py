@@ -24,11 +24,13 @@ from .decoder_graphs import TinyDecoder, open_tiny
 KINDS = {
     "in_place": TinyDecoder(),
     "in_place_half": TinyDecoder(half=True),
+    "in_place_int8": TinyDecoder(int8_cache=True),
     "concatenate": TinyDecoder(update="concatenate"),
     "concatenate_all_logits": TinyDecoder(update="concatenate", logits_rows=False),
 }
-TOLERANCE = {"in_place_half": 0.02}
-"""Largest difference of logits of about 20: 2e-5 for float32 sums in another order, more for float16."""
+TOLERANCE = {"in_place_half": 0.02, "in_place_int8": 0.05}
+"""Largest difference of logits of about 20: 2e-5 for float32 sums in another order, more for float16, and for
+int8 where that turns a value that lies between two steps the other way."""
 
 
 @pytest.fixture(scope="module", params=KINDS)

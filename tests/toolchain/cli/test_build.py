@@ -70,6 +70,23 @@ def test_a_target_file_of_the_users(invoke: Invoke, source: Path, tmp_path: Path
     assert {group.bits for group in document.quantization} == {8}
 
 
+def test_an_int8_cache_is_planned_built_and_shown(invoke: Invoke, source: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("one two three four five six seven\n" * 50)
+    command = ["build", source, "-t", "x64-int4", "-o", tmp_path / "out", "--kv-cache", "int8"]
+    command += ["--calibration", text]
+    plan = json.loads(invoke(*command, "--plan", "--json").stdout)
+    result = invoke(*command)
+    assert result.exit_code == 0, result.stderr
+    assert "\ncalibrate\npackage\n" in result.stderr
+    facts = dict(line.split("  ", 1) for line in invoke("inspect", tmp_path / "out").stdout.splitlines()[:12])
+    cache = f"int8, {plan['kv_bytes_per_token']:,} bytes a token, updated in place"
+    assert facts["KV cache"].strip() == cache
+    assert " tokens of the text " in facts["calibration"]
+    float32 = json.loads(invoke("build", source, "-t", "x64-int4", "--plan", "--json").stdout)
+    assert float32["kv_bytes_per_token"] == 4 * plan["kv_bytes_per_token"]
+
+
 class TestPlan:
     def test_writes_nothing(self, invoke: Invoke, source: Path, tmp_path: Path) -> None:
         result = invoke("build", source, "-t", "x64-int4", "-o", tmp_path / "out", "--plan")

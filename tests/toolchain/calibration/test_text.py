@@ -1,0 +1,71 @@
+"""The text that a model is calibrated on: the one that ships, and one of the user's."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+
+from qtool.calibration.text import FEWEST_TOKENS, MOST_TOKENS, WINDOW, read_calibration_text
+from qtool.errors import SourceError
+from support.fixtures import Checkpoints
+
+
+@pytest.fixture(scope="module")
+def tokenizer_json(tiny_checkpoint: Checkpoints) -> bytes:
+    return (tiny_checkpoint().folder / "tokenizer.json").read_bytes()
+
+
+def test_the_text_that_ships_has_many_kinds_of_text() -> None:
+    text = read_calibration_text(None)
+    content = (resources.files("qtool.calibration") / "text.txt").read_bytes()
+    assert text.sha256 == hashlib.sha256(content).hexdigest()
+    for part in ("<|im_start|>user\n", "```python\n", "\\int_", "机器学习", "機率", "¿", "ж", "ك"):
+        assert part in text.text, part
+
+
+def test_windows_are_the_tokens_in_order(tmp_path: Path, tokenizer_json: bytes) -> None:
+    path = tmp_path / "mine.txt"
+    path.write_bytes("<|im_start|>user\nIl était une fois un été.<|im_end|>\n".encode() * 40)
+    text = read_calibration_text(path)
+    assert text.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    expected = Tokenizer.from_buffer(tokenizer_json).encode(text.text, add_special_tokens=False).ids
+    for context, length in ((100, 100), (10_000, WINDOW)):
+        windows = text.windows(tokenizer_json, context)
+        assert {len(window) for window in windows[:-1]} == {length}
+        assert 0 < len(windows[-1]) <= length
+        assert np.concatenate(windows).tolist() == expected
+
+
+def test_no_more_than_the_first_tokens_are_read(tmp_path: Path, tokenizer_json: bytes) -> None:
+    path = tmp_path / "long.txt"
+    path.write_text("abc xyz " * 100_000)
+    windows = read_calibration_text(path).windows(tokenizer_json, 10_000)
+    assert sum(map(len, windows)) == MOST_TOKENS
+
+
+@pytest.mark.parametrize("content", ["", "a" * (FEWEST_TOKENS // 8)], ids=["empty", "short"])
+def test_too_little_text_is_refused(tmp_path: Path, tokenizer_json: bytes, content: str) -> None:
+    path = tmp_path / "short.txt"
+    path.write_text(content)
+    text = read_calibration_text(path)
+    with pytest.raises(SourceError, match=rf"short\.txt has \d+ tokens; it takes {FEWEST_TOKENS} or more"):
+        text.windows(tokenizer_json, 512)
+
+
+def test_what_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "latin").write_bytes("é".encode("latin-1"))
+    with pytest.raises(SourceError, match=r"latin is not UTF-8: .* at byte 0"):
+        read_calibration_text(tmp_path / "latin")
+    with pytest.raises(SourceError, match="is not a file"):
+        read_calibration_text(tmp_path)
+    with pytest.raises(SourceError, match="No such file"):
+        read_calibration_text(tmp_path / "none.txt")
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(1 << 30)
+    with pytest.raises(SourceError, match="has 1073741824 bytes; at most"):
+        read_calibration_text(tmp_path / "large")
