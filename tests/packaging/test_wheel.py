@@ -55,6 +55,7 @@ def test_the_wheel_holds_three_packages_and_their_data(wheel: Path) -> None:
         assert f"{package}/py.typed" in names
     assert "qtool/nano/model/model.safetensors" in names
     assert "qtool/bench/worker.py" in names  # run by its path, by other interpreters too
+    assert "qtool/calibration/text.txt" in names
     assert not [name for name in names if "test" in Path(name).name]
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
