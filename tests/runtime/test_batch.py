@@ -24,11 +24,17 @@ from .decoder_graphs import TinyDecoder, open_tiny, write_artifact
 PROMPTS = ["the cat", "где был там the café on the mat", "x", "今天天气很好 😀", "the mat sat on the cat the"]
 
 
-@pytest.fixture(scope="module", params=["in_place", "concatenate"])
+KINDS = {
+    "in_place": TinyDecoder(context=700),
+    "in_place_int8": TinyDecoder(context=700, int8_cache=True),
+    "concatenate": TinyDecoder(update="concatenate", context=700),
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
 def model(request: pytest.FixtureRequest, tmp_path_factory, tokenizer_json: bytes):
-    """Only the first kind can read sequences together; the other gives the same answers."""
-    folder = tmp_path_factory.mktemp(request.param)
-    decoder = TinyDecoder(update=request.param, context=700)
+    """The last kind cannot read sequences together; it gives the same answers."""
+    folder, decoder = tmp_path_factory.mktemp(request.param), KINDS[request.param]
     write_artifact(folder, decoder, {"tokenizer.json": tokenizer_json})
     with load(folder, threads=1) as loaded:
         yield loaded

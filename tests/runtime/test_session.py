@@ -118,6 +118,19 @@ def test_truncated_session_continues_like_a_fresh_one(graph, prompt, whole, clos
         session.truncate(-1)
 
 
+def test_a_restored_snapshot_continues_like_the_original(graph, prompt, whole, close) -> None:
+    session = OnnxSession(graph)
+    session.forward(prompt[:60])
+    later = session.snapshot(25)
+    assert {(part.dtype, part.shape) for part in later} == {(graph.cache_layout.dtype, (1, 2, 35, 16))}
+    session.truncate(25)
+    first = session.snapshot()
+    other = OnnxSession(graph)
+    other.restore([first, later])
+    session.forward(prompt[::-1])  # what comes after a snapshot does not change it
+    close(other.forward(prompt[60:], 40), whole[60:])
+
+
 def test_sessions_over_one_graph_are_independent(graph, prompt, whole, close) -> None:
     """Interleaved, and at the same time from several threads."""
     sessions = [OnnxSession(graph) for _ in range(4)]

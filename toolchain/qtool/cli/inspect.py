@@ -34,9 +34,9 @@ def command(artifact: Path, as_json: bool) -> None:
 
 
 def _print_summary(document: Manifest) -> None:
-    model, memory, cache = document.model, document.memory, document.kv_cache
+    model, memory = document.model, document.memory
     revision = f" @ {document.source.revision}" if document.source.revision else ""
-    quality, calibration = document.quality, document.calibration
+    quality = document.quality
     print_facts(
         [
             ("name", document.name),
@@ -50,17 +50,7 @@ def _print_summary(document: Manifest) -> None:
             ("provider", f"{document.graph.provider}, onnxruntime >= {document.graph.minimum_onnxruntime}"),
             ("context", f"{document.context:,} tokens"),
             ("size", megabytes(sum(entry.size for entry in document.files))),
-            (
-                "KV cache",
-                f"{cache.dtype}, {cache.bytes_per_token:,} bytes a token,"
-                f" updated {cache.update.replace('_', ' ')}",
-            ),
-            (
-                "calibration",
-                f"{calibration.tokens:,} tokens of the text {calibration.sha256[:16]}"
-                if calibration
-                else "none",
-            ),
+            ("KV cache", _kv_cache(document)),
             (
                 "memory",
                 f"{megabytes(memory.peak)} peak = weights {megabytes(memory.weights)} + KV cache"
@@ -76,6 +66,15 @@ def _print_summary(document: Manifest) -> None:
             ("tools", ", ".join(f"{name} {value}" for name, value in document.tools.items())),
         ]
     )
+
+
+def _kv_cache(document: Manifest) -> str:
+    cache, calibration = document.kv_cache, document.calibration
+    update = cache.update.replace("_", " ")
+    text = f"{cache.dtype}, {cache.bytes_per_token:,} bytes a token, updated {update}"
+    if calibration is None:
+        return text
+    return f"{text}; calibrated on {calibration.tokens:,} tokens of the text {calibration.sha256[:16]}"
 
 
 def _print_quantization(document: Manifest) -> None:
