@@ -18,6 +18,7 @@ from qtool_runtime.errors import ContextLimitError, GenerationError
 from qtool_runtime.graph import LoadedGraph
 from qtool_runtime.model import Model, load
 from qtool_runtime.session import OnnxSession
+from support.kernels import require_int8_kv_cache
 
 from .decoder_graphs import TinyDecoder, open_tiny, write_artifact
 
@@ -35,6 +36,8 @@ KINDS = {
 def model(request: pytest.FixtureRequest, tmp_path_factory, tokenizer_json: bytes):
     """The last kind cannot read sequences together; it gives the same answers."""
     folder, decoder = tmp_path_factory.mktemp(request.param), KINDS[request.param]
+    if decoder.int8_cache:
+        require_int8_kv_cache()
     write_artifact(folder, decoder, {"tokenizer.json": tokenizer_json})
     with load(folder, threads=1) as loaded:
         yield loaded

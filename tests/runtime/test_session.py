@@ -18,6 +18,7 @@ from qtool_runtime.engine import Cancelled
 from qtool_runtime.errors import ContextLimitError, GenerationError
 from qtool_runtime.graph import LoadedGraph
 from qtool_runtime.session import OnnxSession
+from support.kernels import require_int8_kv_cache
 
 from .decoder_graphs import TinyDecoder, open_tiny
 
@@ -40,6 +41,8 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def graph(kind: str, tmp_path_factory: pytest.TempPathFactory) -> LoadedGraph:
+    if KINDS[kind].int8_cache:
+        require_int8_kv_cache()
     return open_tiny(tmp_path_factory.mktemp(kind), KINDS[kind])
 
 

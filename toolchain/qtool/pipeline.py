@@ -162,15 +162,16 @@ def run_jobs(
     from qtool.exporters import export
     from qtool.passes import passes_for
 
+    rewrites = [passes_for(job.target) for job in jobs]
     if any(job.calibration for job in jobs):
         check_onnxruntime()
     report = progress or (lambda stage, done, total: None)
     with ExitStack() as stack:
         report("export", 0, 0)
         packages = []
-        for job in jobs:
+        for job, passes in zip(jobs, rewrites, strict=True):
             graph = export(job.checkpoint, job.target, job.context, job.exporter)
-            for rewrite in passes_for(job.target):
+            for rewrite in passes:
                 rewrite(graph)
             package = Package(job.checkpoint, job.target, job.context, job.exporter, graph)
             packages.append((package, stack.enter_context(package.folder(job.output, force=force))))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from qtool.pipeline import plan_jobs
 from qtool_runtime import manifest
 from qtool_targets import TargetError
 from support.fixtures import Artifacts, Checkpoints
+from support.kernels import require_int8_kv_cache
 
 TOKENS = np.random.default_rng(3).integers(0, 300, 60)
 
@@ -31,6 +33,7 @@ TOKENS = np.random.default_rng(3).integers(0, 300, 60)
 @pytest.fixture(scope="module")
 def int8(tiny_checkpoint: Checkpoints, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An artifact with float32 weights, so that nothing but the cache is rounded."""
+    require_int8_kv_cache()
     output = tmp_path_factory.mktemp("int8") / "out"
     return qtool.build(tiny_checkpoint().folder, target="x64-fp32", kv_cache="int8", output=output).path
 
@@ -236,8 +239,7 @@ class TestWithoutOnnxruntime:
 
 
 def test_a_target_file_can_ask_for_it(tmp_path: Path, tiny_checkpoint: Checkpoints) -> None:
-    from importlib import resources
-
+    require_int8_kv_cache()
     text = (resources.files(qtool_targets) / "arm64-int8.toml").read_text("utf-8")
     file = tmp_path / "board.toml"
     file.write_text(text.replace('kv_cache = "float32"', 'kv_cache = "int8"'))

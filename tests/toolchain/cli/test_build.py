@@ -12,6 +12,7 @@ import pytest
 import qtool_targets
 from qtool_runtime import manifest
 from support.fixtures import Checkpoints
+from support.kernels import require_int8_kv_cache
 
 from .conftest import Invoke
 
@@ -71,6 +72,7 @@ def test_a_target_file_of_the_users(invoke: Invoke, source: Path, tmp_path: Path
 
 
 def test_an_int8_cache_is_planned_built_and_shown(invoke: Invoke, source: Path, tmp_path: Path) -> None:
+    require_int8_kv_cache()
     text = tmp_path / "text.txt"
     text.write_text("one two three four five six seven\n" * 50)
     command = ["build", source, "-t", "x64-int4", "-o", tmp_path / "out", "--kv-cache", "int8"]

@@ -1,0 +1,13 @@
+"""What the installed onnxruntime can run; the tests are also run with the oldest one that is supported."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+import pytest
+
+
+def require_int8_kv_cache() -> None:
+    """Skips the test where the CPU kernel takes float keys and values only."""
+    if tuple(int(part) for part in version("onnxruntime").split(".")[:2]) < (1, 27):
+        pytest.skip("before 1.27, onnxruntime has no kernel for an int8 KV cache")
