@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import qtool
@@ -68,6 +68,7 @@ def digests(folder: Path) -> dict[str, str]:
 class TestLargestAtAnyPosition:
     CONTEXT, HEAD_DIM = 3000, 8
 
+    @settings(deadline=None)
     @given(
         seed=st.integers(0, 2**32 - 1),
         theta=st.sampled_from([10_000.0, 1_000_000.0]),
@@ -85,10 +86,7 @@ class TestLargestAtAnyPosition:
         found = largest_at_any_position(rotated, theta, self.CONTEXT)
         assert found.shape == (2, self.HEAD_DIM)
         assert (found >= expected - 1e-9).all()
-        # Between two positions is a turn of one radian at most, and real-valued angles reach the peak there.
-        assert (found * np.cos(0.5) <= expected + 1e-9).all()
-        slow = [channel for channel in range(self.HEAD_DIM) if channel % 4 > 0]
-        np.testing.assert_allclose(found[:, slow], expected[:, slow], rtol=0.01)
+        np.testing.assert_allclose(found, expected, rtol=1e-3)  # some position comes near every peak
 
     def test_one_position_is_what_is_there(self) -> None:
         keys = np.random.default_rng(0).normal(0, 1, (3, 1, 16))
