@@ -1,7 +1,7 @@
 """Scales of an int8 KV cache: the compiled graph reads a text with its float cache, and we look at the cache.
 
 Keys have channels that are large on every token (the key biases of Qwen2 are far from zero), so each channel
-has a scale of its own; with one scale for a whole tensor, the difference to a float cache is some fifteen
+has a scale of its own; with one scale for a whole tensor, the difference to a float cache is some twenty
 times as large (tests/bench/NOTES.md). That keys vary by channel: KIVI (Liu et al. 2024), section 3.
 """
 
