@@ -58,7 +58,9 @@ def test_the_distributions_are_near(built: dict[str, Path]) -> None:
     divergence = (np.exp(one) * (one - other)).sum(axis=1)
     agreement = (one.argmax(axis=1) == other.argmax(axis=1)).mean()
     print(f"\nKL {divergence.mean():.5f}, top-1 {agreement:.1%}, {size} and {small} bytes")
-    assert divergence.mean() < 0.005
+    assert (
+        divergence.mean() < 0.01
+    )  # measured 0.004; with one scale a tensor it would be some twenty times that
     assert agreement > 0.95
     assert small * 4 == size
 
