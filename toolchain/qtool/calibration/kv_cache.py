@@ -25,8 +25,8 @@ MINIMUM_ONNXRUNTIME = "1.27"
 """The first version whose CPU kernel computes attention over an int8 cache."""
 
 _HEADROOM = 1.15
-"""What is larger than anything in the calibration text is cut off beyond this factor. Of 1, 1.15, 1.3 and 1.5,
-it was the best on another text (tests/bench/NOTES.md)."""
+"""What is larger than anything in the calibration text is cut off beyond this factor. Of 1, 1.15, 1.3 and
+1.5, it was the best on another text (tests/bench/NOTES.md)."""
 
 _SMALLEST = 1e-5
 """Range of a channel that is always 0: a scale must not be."""
