@@ -151,18 +151,6 @@ def test_bad_options(model: Model, monkeypatch: pytest.MonkeyPatch, options: dic
 # The embedded model thinks and calls tools
 
 
-@pytest.fixture(scope="module")
-def nano(tmp_path_factory: pytest.TempPathFactory):
-    import qtool
-    from qtool.nano import model_path
-
-    if not (model_path() / "config.json").is_file():
-        pytest.skip(f"the embedded model is not in {model_path()}")
-    artifact = qtool.build(target="x64-int4", output=tmp_path_factory.mktemp("nano") / "artifact")
-    with load(artifact.path, threads=1) as model:
-        yield model
-
-
 LIGHT = [{"role": "user", "content": "Turn on the kitchen light"}]
 
 
