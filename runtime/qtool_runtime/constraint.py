@@ -51,7 +51,7 @@ class Constraint(Protocol):
         """Whether the answer has to end here: nothing may follow."""
 
     def mask(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Returns logits with -inf for tokens that cannot be next; NaN stays NaN.
+        """Returns logits with -inf for tokens that cannot be next; NaN stays NaN, and infinity becomes it.
 
         Args:
             logits: shape (vocab_size,); left unchanged.
@@ -119,7 +119,8 @@ class GrammarConstraint:
         sums = self._sums.reshape(-1)[: self._vocab_size]
         for token in also:
             sums[token] = 0
-        return np.add(logits, sums, out=sums)
+        with np.errstate(invalid="ignore"):  # infinity minus infinity is NaN, which the sampler finds
+            return np.add(logits, sums, out=sums)
 
     def take(self, token: int) -> None:
         """See `Constraint.take`."""

@@ -194,7 +194,14 @@ class Model:
             GenerationError: an option, message or tool is invalid, or there is no chat template.
             MissingExtraError: the answer has to follow a grammar, and llguidance is not installed.
         """
-        request = self._chat_request(messages, tools, tool_choice, enable_thinking, thinking_budget, options)
+        request = self._chat_request(
+            messages,
+            options,
+            tools=tools,
+            tool_choice=tool_choice,
+            enable_thinking=enable_thinking,
+            thinking_budget=thinking_budget,
+        )
         return self._start([request])[0]
 
     def chat_batch(
@@ -215,13 +222,18 @@ class Model:
             GenerationError: an option, message or tool is invalid, there is no conversation, or there is no
                 chat template.
         """
-        return self._start(
-            [
-                self._chat_request(messages, tools, tool_choice, enable_thinking, thinking_budget, options)
-                for messages in conversations
-            ],
-            at_once,
-        )
+        requests = [
+            self._chat_request(
+                messages,
+                options,
+                tools=tools,
+                tool_choice=tool_choice,
+                enable_thinking=enable_thinking,
+                thinking_budget=thinking_budget,
+            )
+            for messages in conversations
+        ]
+        return self._start(requests, at_once)
 
     @cached_property
     def chat_template(self) -> ChatTemplate:
@@ -268,11 +280,12 @@ class Model:
     def _chat_request(
         self,
         messages: Sequence[Mapping[str, Any]],
+        options: AnswerOptions,
+        *,
         tools: Sequence[Mapping[str, Any]] | None,
         tool_choice: str | None,
         enable_thinking: bool | None,
         thinking_budget: int | None,
-        options: AnswerOptions,
     ) -> Request:
         check_tools(tools)
         tool_choice = check_tool_choice(tool_choice, tools)
@@ -317,7 +330,9 @@ class Model:
         together = max(requests[0].candidates, min(at_once, len(requests)))
         new_session = new_sessions(self._open_graph(), together)
         eos_ids = self.manifest.generation.eos_token_ids
-        streams = [request.start(new_session, self.tokenizer, eos_ids, self._grammars) for request in requests]
+        streams = [
+            request.start(new_session, self.tokenizer, eos_ids, self._grammars) for request in requests
+        ]
         return Answers(streams, at_once)
 
     def _open_graph(self) -> LoadedGraph:

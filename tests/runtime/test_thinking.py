@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,18 @@ def test_budget_closes_the_reasoning_and_the_answer_follows(thinker: Model, budg
     expected = thinker.generate(prompt, max_tokens=60 - budget - len(forced))
     assert answer.lstrip() == stream.text.lstrip() == expected.read().lstrip()
     assert stream.token_ids[budget + len(forced) :] == expected.token_ids
+
+
+@pytest.mark.parametrize("budget", [1, 7, 30])
+def test_a_grammar_begins_behind_the_closing_tag(thinker: Model, budget: int) -> None:
+    pytest.importorskip("llguidance", reason="needs llguidance (the extra `structured`)")
+    free = thinker.chat(MESSAGES, max_tokens=budget)
+    free.read()
+    stream = thinker.chat(MESSAGES, max_tokens=80, thinking_budget=budget, regex="[a-c]{4}")
+    assert re.fullmatch("[a-c]{4}", stream.read())
+    assert stream.stop_reason == "eos"
+    assert stream.token_ids[:budget] == free.token_ids
+    assert stream.stats.forced_tokens == len(closing(thinker))
 
 
 def prompt_ids(model: Model) -> list[int]:
