@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -204,6 +205,27 @@ def test_a_token_that_cannot_be_here(grammars: GrammarCompiler, tokenizer: Token
     with pytest.raises(GenerationError, match=f"token {tokenizer.encode('c')[0]} cannot be here") as caught:
         held.take(tokenizer.encode("c")[0])
     assert "<state>" not in caught.value.message
+
+
+@pytest.mark.parametrize("family", ["qwen2.5", "qwen3"])
+def test_official_vocabularies(real_models: Path, family: str) -> None:
+    """151,936 rows of logits; tags are one token, and the cuts are the tokenizer's own."""
+    tokenizer = Tokenizer.from_file(real_models / "tokenizers" / family / "tokenizer.json")
+    grammars = GrammarCompiler(tokenizer, 151_936)
+    text = '<tool_call>\n{"name": "wetter_für_住所", "arguments": {"größe": '
+    held = constraint(
+        grammars, [151_645], grammar=f"start: {json.dumps(text, ensure_ascii=False)} /[0-9]{{3}}/"
+    )
+    taken: list[int] = []
+    while forced := held.forced_continuation():
+        held.take(forced[0])
+        taken.append(forced[0])
+    assert taken == tokenizer.encode(text)[: len(taken)]
+    assert len(taken) >= len(tokenizer.encode(text)) - 1  # a digit might join the space before it
+    everything = constraint(grammars, [], regex="(?s:.*)").mask(np.zeros(151_936, np.float32))
+    textless = [token for token in range(151_936) if not tokenizer.token_bytes(token)]
+    assert not np.isfinite(everything[textless]).any()
+    assert np.isfinite(everything).sum() > 145_000
 
 
 # Behind reasoning
