@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qtool_runtime.errors import GenerationError, MissingExtraError
+from qtool_runtime.free_memory import return_free_memory
 from qtool_runtime.text import Tokenizer
 
 if TYPE_CHECKING:
@@ -201,6 +202,7 @@ class GrammarCompiler:
         wrapper = llguidance.TokenizerWrapper(_Vocabulary(self._tokenizer, self._end))
         vocabulary: LLTokenizer = llguidance.LLTokenizer(wrapper, n_vocab=self._end + 1, eos_token=self._end)
         wrapper.tokens = ()  # have been copied; the wrapper stays
+        return_free_memory()
         return vocabulary
 
 
