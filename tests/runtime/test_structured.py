@@ -118,8 +118,8 @@ def test_regex_matches_the_whole_answer(nano: Model, regex: str) -> None:
 
 ARITHMETIC = r"""
 start: sum
-sum: product (("+" | "-") product)~0..2
-product: NUMBER ("*" NUMBER)~0..2
+sum: product (("+" | "-") product){0,2}
+product: NUMBER ("*" NUMBER){0,2}
 NUMBER: /[1-9][0-9]{0,3}/
 """
 
