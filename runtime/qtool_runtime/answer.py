@@ -6,6 +6,7 @@ looked for in the text, so it makes no difference whether a tokenizer has them a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -60,9 +61,12 @@ class AnswerParser:
 
     Args:
         opened: the prompt ended with `<think>`, so that the text starts with reasoning.
+        constrained: the answer follows a grammar. Then it is either calls from its start on, which end only
+            where they are whole, or it has none: tags are found in strings of JSON too.
     """
 
-    def __init__(self, *, opened: bool = False) -> None:
+    def __init__(self, *, opened: bool = False, constrained: bool = False) -> None:
+        self._constrained = constrained
         self._held = ""
         self._skip = "\n" if opened else ""  # characters to leave out at the start of what is held
         self._gap = ""  # white space around calls, part of the answer if more text follows
@@ -119,6 +123,9 @@ class AnswerParser:
 
     def _answer(self, final: bool) -> Iterator[Event]:
         self._held = self._held.lstrip(self._skip) if self._skip else self._held
+        if self._constrained and not CALL.startswith(self._held[: len(CALL)]):
+            self._state = self._verbatim
+            return
         before, found, after = self._held.partition(CALL)
         if not found and not final:
             before = before[: len(before) - _possible_start(before, CALL)]
@@ -133,16 +140,29 @@ class AnswerParser:
         else:
             self._held = self._held[len(text) :]
 
+    def _verbatim(self, final: bool) -> Iterator[Event]:
+        if self._held:
+            yield AnswerText(self._held)
+        self._held = ""
+
     def _call(self, final: bool) -> Iterator[Event]:
         tag = CALL
         while tag == CALL:
-            ends = [(self._held.find(each), each) for each in (END_CALL, CALL) if each in self._held]
+            ends = self._call_ends()
             if not ends and not final:
                 return
             place, tag = min(ends, default=(len(self._held), ""))
             raw, self._held = self._held[:place], self._held[place + len(tag) :]
             yield parse_tool_call(raw) if tag == END_CALL else MalformedToolCall(raw, f"it has no {END_CALL}")
         self._state = self._after_call
+
+    def _call_ends(self) -> list[tuple[int, str]]:
+        """Returns where the call may end in the held text, and with which tag."""
+        if self._constrained:
+            places = [match.start() for match in re.finditer(END_CALL, self._held)]
+            whole = [place for place in places if isinstance(parse_tool_call(self._held[:place]), ToolCall)]
+            return [(place, END_CALL) for place in whole]
+        return [(self._held.find(tag), tag) for tag in (END_CALL, CALL) if tag in self._held]
 
     def _after_call(self, final: bool) -> Iterator[Event]:
         text = self._held.lstrip()

@@ -28,9 +28,10 @@ class GenerationResult:
     Attributes:
         prompt_tokens: tokens of the prompt.
         token_ids: the answer so far, without the id that ended it.
-        stop_reason: None while it runs, then "eos" (an end token of the model's), "stop" (a stop string or
-            stop id of the caller's), "length" (`max_tokens`), "deadline", "context" (the context is full),
-            "cancelled" (closed or cancelled before its end) or "error" (an exception ended it).
+        stop_reason: None while it runs, then "eos" (an end token of the model's, or nothing may follow in the
+            grammar of the answer), "stop" (a stop string or stop id of the caller's), "length"
+            (`max_tokens`), "deadline", "context" (the context is full), "cancelled" (closed or cancelled
+            before its end) or "error" (an exception ended it).
         prefill_seconds: time to read the prompt and choose the first token.
         decode_seconds: time to choose all others. What the caller does between two tokens is not counted.
         cache_bytes: bytes of the KV cache at the end.
@@ -125,6 +126,9 @@ def generate(
             if chosen and interject:
                 forced.extend(interject(token))
             yield token
+            if sampler.complete:
+                result.stop_reason = "eos"
+                return
             if len(result.token_ids) == max_tokens:
                 result.stop_reason = "length"
                 return

@@ -15,6 +15,7 @@ from qtool_runtime.answers import Answers
 from qtool_runtime.batch_session import new_sessions
 from qtool_runtime.checks import check_batch, check_context, check_max_tokens, check_token_ids
 from qtool_runtime.compatibility import check_compatibility
+from qtool_runtime.constraint import GrammarCompiler
 from qtool_runtime.engine import Session
 from qtool_runtime.errors import GenerationError
 from qtool_runtime.free_memory import return_free_memory
@@ -25,9 +26,9 @@ from qtool_runtime.manifest import Manifest, read
 from qtool_runtime.request import GREEDY, AnswerOptions, ChatForm, Request, sampling_defaults
 from qtool_runtime.stream import TextStream
 from qtool_runtime.text import Tokenizer
-from qtool_runtime.thinking import check_thinking, close_thinking, is_opened
+from qtool_runtime.thinking import CLOSING, check_thinking, close_thinking, is_closed, is_opened
 from qtool_runtime.threads import check_threads
-from qtool_runtime.tools import check_tools
+from qtool_runtime.tools import check_tool_choice, check_tools
 from qtool_runtime.turns import Shortener
 
 if TYPE_CHECKING:
@@ -111,6 +112,7 @@ class Model:
         self.threads = threads
         self._folder = folder
         self._graph: LoadedGraph | None = graph
+        self._grammars = GrammarCompiler(tokenizer, manifest.model.vocab_size)
         self.context = graph.context
 
     def generate(
@@ -130,6 +132,7 @@ class Model:
         Raises:
             ContextLimitError: prompt and `max_tokens` together pass the context.
             GenerationError: an option is invalid, or the model is closed.
+            MissingExtraError: the answer has to follow a grammar, and llguidance is not installed.
         """
         return self._start([self._plain_request(prompt, options)])[0]
 
@@ -162,6 +165,7 @@ class Model:
         messages: Sequence[Mapping[str, Any]],
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: str | None = None,
         enable_thinking: bool | None = None,
         thinking_budget: int | None = None,
         **options: Unpack[AnswerOptions],
@@ -175,6 +179,10 @@ class Model:
             messages: {"role": …, "content": …} each; see `ChatTemplate.render`, and `TextStream.message`.
             tools: JSON schemas of functions that the model may call, each with a function name. Calls are
                 looked for in any answer, for a model may know functions without being told.
+            tool_choice: "auto" (default) leaves it to the model whether to call; "required" makes the answer
+                one call or more; the name of a tool makes it one call of that. Required calls always parse,
+                and their arguments match the schema. With "auto" and one of `json_schema`, `regex` and
+                `grammar`, the answer follows that or is calls. "auto" alone needs no extra.
             enable_thinking: for models that can think first; None leaves it to the template.
             thinking_budget: most tokens of reasoning. When they are used up, the closing tag is put into the
                 answer, and the model goes on from there. 0 for no thinking, None for any number.
@@ -184,16 +192,24 @@ class Model:
         Raises:
             ContextLimitError: prompt and `max_tokens` together pass the context.
             GenerationError: an option, message or tool is invalid, or there is no chat template.
+            MissingExtraError: the answer has to follow a grammar, and llguidance is not installed.
         """
-        return self._start([self._chat_request(messages, tools, enable_thinking, thinking_budget, options)])[
-            0
-        ]
+        request = self._chat_request(
+            messages,
+            options,
+            tools=tools,
+            tool_choice=tool_choice,
+            enable_thinking=enable_thinking,
+            thinking_budget=thinking_budget,
+        )
+        return self._start([request])[0]
 
     def chat_batch(
         self,
         conversations: Sequence[Sequence[Mapping[str, Any]]],
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: str | None = None,
         enable_thinking: bool | None = None,
         thinking_budget: int | None = None,
         at_once: int = DEFAULT_BATCH,
@@ -206,13 +222,18 @@ class Model:
             GenerationError: an option, message or tool is invalid, there is no conversation, or there is no
                 chat template.
         """
-        return self._start(
-            [
-                self._chat_request(messages, tools, enable_thinking, thinking_budget, options)
-                for messages in conversations
-            ],
-            at_once,
-        )
+        requests = [
+            self._chat_request(
+                messages,
+                options,
+                tools=tools,
+                tool_choice=tool_choice,
+                enable_thinking=enable_thinking,
+                thinking_budget=thinking_budget,
+            )
+            for messages in conversations
+        ]
+        return self._start(requests, at_once)
 
     @cached_property
     def chat_template(self) -> ChatTemplate:
@@ -259,24 +280,35 @@ class Model:
     def _chat_request(
         self,
         messages: Sequence[Mapping[str, Any]],
+        options: AnswerOptions,
+        *,
         tools: Sequence[Mapping[str, Any]] | None,
+        tool_choice: str | None,
         enable_thinking: bool | None,
         thinking_budget: int | None,
-        options: AnswerOptions,
     ) -> Request:
         check_tools(tools)
+        tool_choice = check_tool_choice(tool_choice, tools)
         enable_thinking = check_thinking(thinking_budget, enable_thinking)
         from qtool_runtime.conversation import encode_conversation  # as below
 
-        def encode(messages: Sequence[Mapping[str, Any]]) -> tuple[NDArray[np.int64], bool]:
+        def encode(messages: Sequence[Mapping[str, Any]]) -> tuple[NDArray[np.int64], str]:
             tokens, text = encode_conversation(
                 self.chat_template, self.tokenizer, messages, tools=tools, enable_thinking=enable_thinking
             )
             if is_opened(text) and thinking_budget == 0:  # the template cannot be told not to think
-                return close_thinking(tokens, self.tokenizer), False
-            return tokens, is_opened(text)
+                return close_thinking(tokens, self.tokenizer), text + CLOSING
+            return tokens, text
 
-        prompt, opened = encode(messages)
+        prompt, text = encode(messages)
+        opened = is_opened(text)
+        form = ChatForm(
+            opened,
+            thinking_budget,
+            may_reason=opened or (enable_thinking is not False and not is_closed(text)),
+            tools=tools or (),
+            tool_choice=tool_choice,
+        )
         shortener = None
         if options.get("when_full") == "drop_oldest":
             max_tokens = check_max_tokens(options.get("max_tokens"))
@@ -286,7 +318,7 @@ class Model:
             prompt,
             options,
             default=sampling_defaults(self.manifest.generation),
-            chat=ChatForm(opened, thinking_budget),
+            chat=form,
             make_room=shortener.make_room if shortener else None,
         )
 
@@ -298,7 +330,9 @@ class Model:
         together = max(requests[0].candidates, min(at_once, len(requests)))
         new_session = new_sessions(self._open_graph(), together)
         eos_ids = self.manifest.generation.eos_token_ids
-        streams = [request.start(new_session, self.tokenizer, eos_ids) for request in requests]
+        streams = [
+            request.start(new_session, self.tokenizer, eos_ids, self._grammars) for request in requests
+        ]
         return Answers(streams, at_once)
 
     def _open_graph(self) -> LoadedGraph:

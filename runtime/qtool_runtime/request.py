@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qtool_runtime.answer import TAGS, AnswerParser, PlainText
+from qtool_runtime.answer_constraint import AnswerConstraint
 from qtool_runtime.checks import (
     check_candidates,
     check_deadline,
@@ -19,6 +20,7 @@ from qtool_runtime.checks import (
     check_vocabulary,
     check_when_full,
 )
+from qtool_runtime.constraint import Constraint, GrammarCompiler, GrammarConstraint
 from qtool_runtime.engine import Session
 from qtool_runtime.generate import GenerationResult, MakeRoom, generate
 from qtool_runtime.manifest import Generation
@@ -36,10 +38,16 @@ class ChatForm:
     Attributes:
         opened: the prompt ended within reasoning.
         thinking_budget: most tokens of reasoning; None for any number.
+        may_reason: reasoning may come before the answer.
+        tools: functions that can be called.
+        tool_choice: "auto", "required", or the name of the tool to call.
     """
 
     opened: bool
     thinking_budget: int | None
+    may_reason: bool = True
+    tools: Sequence[Mapping[str, Any]] = ()
+    tool_choice: str = "auto"
 
 
 class AnswerOptions(TypedDict, total=False):
@@ -89,6 +97,16 @@ class AnswerOptions(TypedDict, total=False):
     speculate: bool | None
     """Guess tokens where the text repeats itself, and read several in one forward pass: quicker for edits and
     summaries. The answer is the same but for rounding; see `speculation.py`."""
+    json_schema: Mapping[str, Any] | str | bool | None
+    """The answer is JSON that matches this schema: a mapping, its JSON text, or True for any JSON. Objects
+    have their properties in the order of the schema. At most one of this and the next two; they need the
+    extra `structured`. In a chat they concern the answer, not the reasoning before it. An answer that was cut
+    off (see `TextStream.stop_reason`) is the beginning of one that matches."""
+    regex: str | None
+    """The whole answer matches this regular expression, in the syntax of Rust's `regex`: no look-around, no
+    back references; without `(?s)`, a dot is any character but a new line."""
+    grammar: str | None
+    """The answer follows this grammar: Lark text, in llguidance's dialect."""
     candidates: int | None
     """How many answers to draw, 1 to 64, above 1 only with sampling. The prompt is read once for all. The
     stream is the first of them, and `TextStream.candidates` has all: streams of their own, each with its own
@@ -131,6 +149,9 @@ class Request:
     logprobs: int | None = None
     when_full: str = "error"
     speculate: bool = False
+    json_schema: Mapping[str, Any] | str | bool | None = None
+    regex: str | None = None
+    grammar: str | None = None
     candidates: int = 1
     make_room: MakeRoom | None = None
 
@@ -182,7 +203,11 @@ class Request:
         check_candidates(self.candidates, self.sampling)
 
     def start(
-        self, new_session: Callable[[], Session], tokenizer: Tokenizer, eos_ids: Sequence[int]
+        self,
+        new_session: Callable[[], Session],
+        tokenizer: Tokenizer,
+        eos_ids: Sequence[int],
+        grammars: GrammarCompiler,
     ) -> TextStream:
         """Returns the stream of the first answer, which knows the others. Nothing runs yet.
 
@@ -190,14 +215,18 @@ class Request:
             new_session: makes an empty session.
             tokenizer: the model's.
             eos_ids: token ids with which the model ends an answer.
+            grammars: the model's.
 
         Raises:
-            GenerationError: a stop string is invalid.
+            GenerationError: a stop string, schema or grammar is invalid.
+            MissingExtraError: llguidance is needed and not installed.
         """
         prompt = Prompt(self.prompt, self.candidates)
         endings = dict.fromkeys(self.stop_ids, "stop")
         if not self.ignore_eos:
             endings |= dict.fromkeys(eos_ids, "eos")
+        rules = self._rules()
+        grammar = None if rules is None else grammars.compile(rules, endings)
         streams: list[TextStream] = []
         for candidate in reversed(range(self.candidates)):
             streams.insert(
@@ -208,10 +237,21 @@ class Request:
                     new_session(),
                     tokenizer=tokenizer,
                     endings=endings,
+                    grammar=grammar and grammar.copy(),
                     others=streams if candidate == 0 else (),
                 ),
             )
         return streams[0]
+
+    def _rules(self) -> str | None:
+        """Returns the grammar of the answer, if it has to follow one."""
+        given = (self.json_schema, self.regex, self.grammar)
+        choice = self.chat.tool_choice if self.chat else "auto"
+        if choice == "auto" and all(value is None for value in given):
+            return None
+        from qtool_runtime.grammar import answer_grammar
+
+        return answer_grammar(*given, tools=self.chat.tools if self.chat else (), tool_choice=choice)
 
     def _stream(
         self,
@@ -221,20 +261,24 @@ class Request:
         *,
         tokenizer: Tokenizer,
         endings: Mapping[int, str],
+        grammar: GrammarConstraint | None,
         others: Sequence[TextStream],
     ) -> TextStream:
         """Joins the parts of one answer."""
         result = GenerationResult(prompt_tokens=len(prompt))
         budget: ThinkingBudget | None = None
+        constraint: Constraint | None = grammar
         parser: AnswerParser | PlainText = PlainText()
         if self.chat:
-            parser = AnswerParser(opened=self.chat.opened)
+            parser = AnswerParser(opened=self.chat.opened, constrained=grammar is not None)
+            if grammar and self.chat.may_reason:
+                constraint = AnswerConstraint(grammar, tokenizer, opened=self.chat.opened)
             if self.chat.thinking_budget is not None:
                 budget = ThinkingBudget(self.chat.thinking_budget, tokenizer, opened=self.chat.opened)
         token_ids = generate(
             session,
             prompt,
-            Sampler(self.sampling, prompt.token_ids, candidate),
+            Sampler(self.sampling, prompt.token_ids, candidate, constraint),
             result,
             max_tokens=self.max_tokens,
             endings=endings,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qtool_runtime.constraint import Constraint
 from qtool_runtime.errors import GenerationError
 from qtool_runtime.penalties import TokenCounts, penalize_presence, penalize_repetition
 from qtool_runtime.truncation import draw, keep_top_k, top_k_mask, top_p_mask
@@ -24,8 +25,8 @@ MAXIMUM_BIAS = 100.0
 class SamplingOptions:
     """How to choose among the next tokens. The defaults choose the most likely one.
 
-    The steps run in this order: repetition penalty, presence and frequency penalty, bias, bans, temperature,
-    top-k, top-p, min-p, draw. The first four also apply where the most likely token is taken.
+    The steps run in this order: repetition penalty, presence and frequency penalty, bias, bans, constraint,
+    temperature, top-k, top-p, min-p, draw. The first five also apply where the most likely token is taken.
 
     Attributes:
         temperature: 0 takes the most likely token (the lowest id among equals); otherwise 0.001 to 100, and
@@ -105,6 +106,7 @@ class Sampler:
         prompt: token ids that the repetition penalty counts as used.
         candidate: which of several answers to one prompt this is, from 0. Each draws from a part of its own
             of the seed's random numbers; the first draws as an answer alone does.
+        constraint: says which tokens can be next, of those that bans leave; None for all.
     """
 
     def __init__(
@@ -112,8 +114,10 @@ class Sampler:
         options: SamplingOptions,
         prompt: Sequence[int] | NDArray[np.int64] = (),
         candidate: int = 0,
+        constraint: Constraint | None = None,
     ) -> None:
         self._options = options
+        self._constraint = constraint
         self._random = np.random.Generator(np.random.PCG64(options.seed).jumped(candidate))
         self._used = TokenCounts(prompt)
         self._generated = TokenCounts()
@@ -128,7 +132,7 @@ class Sampler:
             logits: shape (vocab_size,); left unchanged.
 
         Raises:
-            GenerationError: the logits hold NaN or +infinity, or bans leave no token.
+            GenerationError: the logits hold NaN or +infinity, or bans and constraint leave no token.
         """
         token = sample(self.adjust(logits), self._options, self._random)
         self.take(token)
@@ -138,9 +142,25 @@ class Sampler:
         """Counts a token of the answer as used that was not chosen here."""
         self._used.add(token)
         self._generated.add(token)
+        if self._constraint:
+            self._constraint.take(token)
+
+    @property
+    def complete(self) -> bool:
+        """Whether a constraint says that nothing may follow the tokens taken so far."""
+        return self._constraint is not None and self._constraint.complete
+
+    def forced_continuation(self) -> list[int]:
+        """Returns tokens that have to follow because of a constraint; `choose` will choose them, too."""
+        return self._constraint.forced_continuation() if self._constraint else []
 
     def adjust(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Returns the logits after penalties, bias and bans: `logits` itself where there are none."""
+        """Returns the logits after penalties, bias, bans and constraint: `logits` itself without any."""
+        logits = self._penalize(logits)
+        return self._constraint.mask(logits) if self._constraint else logits
+
+    def _penalize(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Applies penalties, bias and bans."""
         options = self._options
         repetition = options.repetition_penalty
         presence, frequency = options.presence_penalty, options.frequency_penalty
@@ -201,7 +221,7 @@ def _not_a_logit(value: float, token: int, options: SamplingOptions) -> Generati
     if value == -math.inf and options.banned_ids:
         return GenerationError(
             f"banned_ids holds {len(options.banned_ids)} ids and leaves no token to choose",
-            hint="Allow at least one token.",
+            hint="Allow at least one token, and one that the constraint allows, if there is one.",
         )
     return GenerationError(
         f"the model returned {value} as the logit of token {token}",

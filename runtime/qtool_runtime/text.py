@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,15 +89,36 @@ class Tokenizer:
             GenerationError: the text holds half a surrogate pair.
         """
         _check_text(text)
-        names = sorted(self._added, key=len, reverse=True)
         ids: list[int] = []
-        for part in re.split(f"({'|'.join(map(re.escape, names))})", text) if names else [text]:
-            ids += [self._added[part]] if part in self._added else self._encode_plain(part.replace(mark, ""))
+        for part, token in self._split(text, self._added):
+            ids += self._encode_plain(part.replace(mark, "")) if token is None else [token]
         return ids
 
-    def _encode_plain(self, text: str) -> list[int]:
+    def encode_exact(self, text: str) -> list[int]:
+        """Returns token ids whose bytes together are those of `text`.
+
+        Unlike `encode`, it takes names of control tokens for the text they read, and does not normalize.
+        """
+        ids: list[int] = []
+        visible = [name for name, id in self._added.items() if id not in self._special]
+        for part, token in self._split(text, visible):
+            ids += self._encode_plain(part, normalize=False) if token is None else [token]
+        return ids
+
+    def single_token(self, text: str) -> int | None:
+        """Returns the id of the token that `text` is, or None if it is several."""
+        ids = self.encode(text, add_special_tokens=False)
+        return ids[0] if len(ids) == 1 else None
+
+    def _split(self, text: str, names: Collection[str]) -> Iterator[tuple[str, int | None]]:
+        """Yields the parts of a text in order, with the id of those that are added tokens among `names`."""
+        pattern = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
+        for index, part in enumerate(re.split(f"({pattern})", text) if names else [text]):
+            yield part, self._added[part] if index % 2 else None
+
+    def _encode_plain(self, text: str, *, normalize: bool = True) -> list[int]:
         """Encodes text in which no added token is looked for: the steps of `tokenizers`, less the first."""
-        if self._backend.normalizer:
+        if normalize and self._backend.normalizer:
             text = self._backend.normalizer.normalize_str(text)
         words = [text]
         if self._backend.pre_tokenizer:

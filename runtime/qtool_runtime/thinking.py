@@ -55,6 +55,11 @@ def is_opened(prompt: str) -> bool:
     return prompt.rstrip().endswith(THINK)
 
 
+def is_closed(prompt: str) -> bool:
+    """Returns whether a rendered prompt ends behind reasoning, as templates leave it that ask for none."""
+    return prompt.rstrip().endswith(END_THINK)
+
+
 def close_thinking(prompt: NDArray[np.int64], tokenizer: Tokenizer) -> NDArray[np.int64]:
     """Returns token ids of a prompt that ended within reasoning, with the closing tag behind them."""
     return np.concatenate([prompt, tokenizer.encode(CLOSING, add_special_tokens=False)])

@@ -65,6 +65,27 @@ def check_tools(tools: Sequence[Mapping[str, Any]] | None) -> None:
         names.add(name)
 
 
+def check_tool_choice(tool_choice: str | None, tools: Sequence[Mapping[str, Any]] | None) -> str:
+    """Returns the choice: "auto" if none was made.
+
+    Args:
+        tool_choice: None, "auto", "required", or the name of a tool.
+        tools: what `check_tools` passed.
+
+    Raises:
+        GenerationError: it is none of these, or there is no tool to choose.
+    """
+    if tool_choice is None or tool_choice == "auto":
+        return "auto"
+    names = [tool.get("function", tool)["name"] for tool in tools or ()]
+    if not names:
+        raise GenerationError(f"tool_choice is {tool_choice!r}, but there are no tools", hint="Give tools.")
+    if tool_choice != "required" and tool_choice not in names:
+        valid = ", ".join(map(repr, ["auto", "required", *names]))
+        raise GenerationError(f"tool_choice is {tool_choice!r}; valid: {valid}")
+    return tool_choice
+
+
 def parse_tool_call(raw: str) -> ToolCall | MalformedToolCall:
     """Reads the JSON of a call: an object with "name" and, unless there are none, "arguments".
 

@@ -63,6 +63,19 @@ def model(artifact: Path) -> Iterator[Model]:
 
 
 @pytest.fixture(scope="session")
+def nano(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+    """The embedded model, which thinks and calls tools."""
+    import qtool
+    from qtool.nano import model_path
+
+    if not (model_path() / "config.json").is_file():
+        pytest.skip(f"the embedded model is not in {model_path()}")
+    artifact = qtool.build(target="x64-int4", output=tmp_path_factory.mktemp("nano") / "artifact")
+    with load(artifact.path, threads=1) as model:
+        yield model
+
+
+@pytest.fixture(scope="session")
 def prompt() -> np.ndarray:
     """100 token ids, of the tiny decoders' vocabulary."""
     return np.random.default_rng(7).integers(0, 290, 100)

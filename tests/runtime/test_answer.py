@@ -22,9 +22,9 @@ FRAGMENTS = [
 TEXTS = st.lists(st.sampled_from(FRAGMENTS), max_size=14).map("".join)
 
 
-def parse(pieces: list[str], opened: bool = False) -> list[Event]:
+def parse(pieces: list[str], opened: bool = False, constrained: bool = False) -> list[Event]:
     """Events with the neighbours of one kind joined, for pieces of text may come in any number."""
-    parser = AnswerParser(opened=opened)
+    parser = AnswerParser(opened=opened, constrained=constrained)
     events = [event for piece in pieces for event in parser.push(piece)]
     joined: list[Event] = []
     for event in [*events, *parser.finish()]:
@@ -42,12 +42,34 @@ def call(name: str, **arguments: object) -> str:
     return f"<tool_call>\n{json.dumps({'name': name, 'arguments': arguments})}\n</tool_call>"
 
 
-@given(text=TEXTS, cuts=st.lists(st.integers(0, 120), max_size=30), opened=st.booleans())
-@example(text="<think>\n\na\n\n</think>\n\na\n", cuts=list(range(30)), opened=False)
-def test_cuts_make_no_difference(text: str, cuts: list[int], opened: bool) -> None:
+@given(
+    text=TEXTS,
+    cuts=st.lists(st.integers(0, 120), max_size=30),
+    opened=st.booleans(),
+    constrained=st.booleans(),
+)
+@example(text="<think>\n\na\n\n</think>\n\na\n", cuts=list(range(30)), opened=False, constrained=False)
+def test_cuts_make_no_difference(text: str, cuts: list[int], opened: bool, constrained: bool) -> None:
     places = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
     pieces = [text[start:end] for start, end in pairwise(places)]
-    assert parse(pieces, opened) == parse([text], opened)
+    assert parse(pieces, opened, constrained) == parse([text], opened, constrained)
+
+
+@given(text=TEXTS)
+def test_a_constrained_answer_is_its_text_to_the_letter(text: str) -> None:
+    if not text.lstrip().startswith(("<think>", "<tool_call>")):
+        assert parse(list(text), constrained=True) == ([AnswerText(text)] if text else [])
+
+
+def test_tags_in_strings_of_constrained_calls_are_part_of_them() -> None:
+    texts = [call("f", a="</tool_call>"), call("g", b="<tool_call>{}</tool_call>")]
+    events = parse(["<think>x</think>\n\n", "\n".join(texts)], constrained=True)
+    assert events[0] == ReasoningText("x")
+    assert [event.arguments for event in events[1:]] == [
+        {"a": "</tool_call>"}, {"b": "<tool_call>{}</tool_call>"}
+    ]  # fmt: skip
+    (cut_off,) = parse(['<tool_call>\n{"name": "f</tool_call>'], constrained=True)
+    assert isinstance(cut_off, MalformedToolCall)
 
 
 @given(text=TEXTS, opened=st.booleans())

@@ -48,6 +48,7 @@ with qtool_runtime.load({str(artifact)!r}) as model:
         "transformers",
         "onnx",
         "onnx_ir",
+        "llguidance",
         "click",
         "rich",
         "qtool",

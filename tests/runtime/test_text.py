@@ -48,6 +48,23 @@ def test_special_tokens_have_no_text_but_added_ones_do(tokenizer: Tokenizer) -> 
     assert stream(tokenizer, tokens) == ["", "<think>", "日 本", "", ""]
 
 
+@given(
+    text=st.lists(st.sampled_from(["<|im_end|>", "<think>", "日 本", "e\u0301", "the cat", "\u212b", " "]))
+)
+def test_exact_encoding_keeps_every_byte(tokenizer: Tokenizer, text: list[str]) -> None:
+    """Names of control tokens are text, added tokens are whole."""
+    whole = "".join(text)
+    ids = tokenizer.encode_exact(whole)
+    assert b"".join(map(tokenizer.token_bytes, ids)) == whole.encode()
+    if "<|im_end|>" not in whole:
+        assert ids == tokenizer.encode(whole)
+
+
+def test_single_tokens(tokenizer: Tokenizer) -> None:
+    assert tokenizer.single_token("<think>") == tokenizer.encode("<think>")[0]
+    assert tokenizer.single_token("<think>a") is tokenizer.single_token("") is None
+
+
 def first_stop(text: str, stops: list[str]) -> str:
     """The slow definition: the stop string that ends first; of several there, the longest."""
     for end in range(len(text) + 1):
@@ -132,3 +149,11 @@ def test_official_tokenizers_stream_every_token(official: Tokenizer) -> None:
 def test_official_tokenizers_round_trip_text(official: Tokenizer) -> None:
     text = "def café():\n\treturn '今天天气很好 😀' # ½ Ωμέγα\r\n<think>\n</think>"
     assert "".join(stream(official, official.encode(text))) == text
+
+
+def test_official_tokenizers_encode_exactly(official: Tokenizer) -> None:
+    text = "def café():\n\treturn 'e\u0301 天气 😀'\r\n<think> <|im_end|> </tool_call>"
+    ids = official.encode_exact(text)
+    assert b"".join(map(official.token_bytes, ids)) == text.encode()
+    plain = text.replace("e\u0301", "é").replace("<|im_end|>", "")
+    assert official.encode_exact(plain) == official.encode(plain)

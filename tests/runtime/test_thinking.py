@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,18 @@ def test_budget_closes_the_reasoning_and_the_answer_follows(thinker: Model, budg
     assert stream.token_ids[budget + len(forced) :] == expected.token_ids
 
 
+@pytest.mark.parametrize("budget", [1, 7, 30])
+def test_a_grammar_begins_behind_the_closing_tag(thinker: Model, budget: int) -> None:
+    pytest.importorskip("llguidance", reason="needs llguidance (the extra `structured`)")
+    free = thinker.chat(MESSAGES, max_tokens=budget)
+    free.read()
+    stream = thinker.chat(MESSAGES, max_tokens=80, thinking_budget=budget, regex="[a-c]{4}")
+    assert re.fullmatch("[a-c]{4}", stream.read())
+    assert stream.stop_reason == "eos"
+    assert stream.token_ids[:budget] == free.token_ids
+    assert stream.stats.forced_tokens == len(closing(thinker))
+
+
 def prompt_ids(model: Model) -> list[int]:
     text = model.chat_template.render(MESSAGES)
     return model.tokenizer.encode(text, add_special_tokens=False)
@@ -149,18 +162,6 @@ def test_bad_options(model: Model, monkeypatch: pytest.MonkeyPatch, options: dic
 
 
 # The embedded model thinks and calls tools
-
-
-@pytest.fixture(scope="module")
-def nano(tmp_path_factory: pytest.TempPathFactory):
-    import qtool
-    from qtool.nano import model_path
-
-    if not (model_path() / "config.json").is_file():
-        pytest.skip(f"the embedded model is not in {model_path()}")
-    artifact = qtool.build(target="x64-int4", output=tmp_path_factory.mktemp("nano") / "artifact")
-    with load(artifact.path, threads=1) as model:
-        yield model
 
 
 LIGHT = [{"role": "user", "content": "Turn on the kitchen light"}]

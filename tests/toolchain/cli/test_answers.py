@@ -119,6 +119,57 @@ def test_tool_calls_are_lines_of_json(nano: Path) -> None:
     assert printed["malformed_tool_calls"] == []
 
 
+LIGHTS = {"name": "lights", "parameters": {"type": "object", "properties": {"on": {"type": "boolean"}}}}
+
+
+def test_answers_follow_what_is_asked_for(nano: Path, tmp_path: Path) -> None:
+    pytest.importorskip("llguidance", reason="needs llguidance (the extra `structured`)")
+    (tmp_path / "schema.json").write_text('{"enum": ["yes", "no"]}')
+    (tmp_path / "grammar.lark").write_text('start: "on" | "off"')
+    (tmp_path / "tools.json").write_text(json.dumps([LIGHTS]))
+    question = ("run", nano, "Is the light on?")
+    assert json.loads(run(*question, "--json-schema", tmp_path / "schema.json").stdout) in ("yes", "no")
+    assert run(*question, "--grammar", tmp_path / "grammar.lark").stdout in ("on\n", "off\n")
+    assert run(*question, "--regex", "[0-9]{4}", "--raw").stdout.strip().isdigit()
+    tools = ("--tools", tmp_path / "tools.json", "--tool-choice")
+    assert json.loads(run(*question, *tools, "lights").stdout)["name"] == "lights"
+    assert json.loads(run(*question, *tools, "required").stdout.splitlines()[0])["name"] == "lights"
+    turns = run("chat", nano, "--regex", "[0-9]{4}", stdin="Hello\nAgain\n")
+    assert all(line.isdigit() for line in turns.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--json-schema", "missing.json"], 2, "missing.json cannot be read"),
+        (["--grammar", "missing.lark"], 2, "missing.lark cannot be read"),
+        (["--tool-choice", "f", "--raw"], 2, "--tool-choice needs the chat template"),
+        (["--tool-choice", "f"], 9, "tool_choice is 'f', but there are no tools"),
+        (["--regex", "("], 9, "regex cannot be used"),
+        (
+            ["--regex", "a", "--grammar", "G"],
+            9,
+            "both regex and grammar are given; valid: at most one of them",
+        ),
+        (["--json-schema", "G"], 9, "json_schema is not JSON"),
+    ],
+)
+def test_what_cannot_be_followed_is_explained(
+    nano: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+    code: int,
+    message: str,
+) -> None:
+    pytest.importorskip("llguidance", reason="needs llguidance (the extra `structured`)")
+    monkeypatch.chdir(tmp_path)
+    Path("G").write_text('start: "a"')
+    result = run("run", nano, "Hello", *options)
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert message in result.stderr
+
+
 def test_chat_goes_on_after_a_tool_call(nano: Path) -> None:
     result = run("chat", nano, "--temperature", 0, stdin="Turn on the kitchen light\nWhat is 2 + 3?\n")
     assert result.exit_code == 0

@@ -34,6 +34,7 @@ def command(
     thinking: bool | None,
     thinking_budget: int | None,
     tools: list[Any] | None,
+    tool_choice: str | None,
     as_json: bool,
     **sampling: Any,
 ) -> None:
@@ -49,6 +50,7 @@ def command(
         "--thinking": thinking,
         "--thinking-budget": thinking_budget,
         "--tools": tools,
+        "--tool-choice": tool_choice,
     }
     for name, value in for_chat.items():
         if raw and value is not None:
@@ -63,6 +65,7 @@ def command(
             stream = model.chat(
                 messages,
                 tools=tools,
+                tool_choice=tool_choice,
                 enable_thinking=thinking,
                 thinking_budget=thinking_budget,
                 **sampling,

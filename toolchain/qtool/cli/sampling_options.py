@@ -39,6 +39,14 @@ def _read_tools(context: click.Context, parameter: click.Parameter, path: Path |
     return tools
 
 
+def _read_text(context: click.Context, parameter: click.Parameter, path: Path | None) -> str | None:
+    """Reads a file; what it says is checked where it is used."""
+    try:
+        return None if path is None else path.read_text("utf-8")
+    except (OSError, ValueError) as error:
+        raise click.BadParameter(f"{path} cannot be read: {error}") from None
+
+
 _OPTIONS = (
     click.option(
         "--max-tokens",
@@ -107,6 +115,26 @@ _OPTIONS = (
         metavar="FILE",
         callback=_read_tools,
         help="Functions that the model may call: a JSON file with a list of their schemas.",
+    ),
+    click.option(
+        "--tool-choice",
+        metavar="NAME",
+        help='Call this function, or any ("required"), instead of an answer. [default: auto]',
+    ),
+    click.option(
+        "--json-schema",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        callback=_read_text,
+        help="Answer in JSON that matches this schema.",
+    ),
+    click.option("--regex", help="Answer with text that matches this regular expression."),
+    click.option(
+        "--grammar",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        callback=_read_text,
+        help="Answer with text that follows this Lark grammar.",
     ),
 )
 
