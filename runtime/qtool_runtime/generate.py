@@ -133,7 +133,8 @@ def generate(
                 result.stop_reason = "length"
                 return
             started = time.perf_counter()
-            found = _read_on(reader, result.token_ids, max_tokens, make_room)
+            certain = (forced or sampler.forced_continuation()) if reader.speculates else ()
+            found = _read_on(reader, result.token_ids, tuple(certain), max_tokens, make_room)
             if found is None:
                 result.stop_reason = "context"
                 return
@@ -157,10 +158,15 @@ def generate(
 
 
 def _read_on(
-    reader: Reader, answer: list[int], max_tokens: int | None, make_room: MakeRoom | None
+    reader: Reader,
+    answer: list[int],
+    certain: Sequence[int],
+    max_tokens: int | None,
+    make_room: MakeRoom | None,
 ) -> NDArray[np.float32] | None:
     """Reads the last token of the answer, if need be behind a shorter prompt; None if the context is full."""
     if reader.room > 0:
-        return reader.after(answer[-1], reader.room if max_tokens is None else max_tokens - len(answer))
+        wanted = reader.room if max_tokens is None else max_tokens - len(answer)
+        return reader.after(answer[-1], wanted, certain)
     shorter = make_room(len(answer)) if make_room else None
     return None if shorter is None else reader.restart(np.concatenate([shorter, answer]))

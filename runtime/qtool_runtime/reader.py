@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,7 +33,7 @@ class Reader:
         self._lookup: PromptLookup | None = None
         self._acceptance = Acceptance()
         self._guess: list[int] = []
-        self._match = 0  # tokens before the guess that matched
+        self._match = 0  # tokens before the guess that matched; 0 if it is not one of the lookup's
         self._right = 0  # tokens of the guess that have turned out right
         self._ahead: Logits = np.empty((0, 0), np.float32)  # logits behind tokens of the guess
         self.length = 0
@@ -60,15 +62,21 @@ class Reader:
     def restart(self, token_ids: NDArray[np.int64]) -> Logits:
         """Forgets everything and reads other tokens; see `read`."""
         self._session.truncate(0)
-        self._guess, self._ahead = [], self._ahead[:0]
+        self._guess, self._match, self._ahead = [], 0, self._ahead[:0]
         return self.read(Prompt(token_ids))
 
-    def after(self, token: int, wanted: int) -> Logits:
+    @property
+    def speculates(self) -> bool:
+        """Whether tokens can be read ahead."""
+        return self._lookup is not None
+
+    def after(self, token: int, wanted: int, certain: Sequence[int] = ()) -> Logits:
         """Reads a token, and returns the logits of what follows it.
 
         Args:
             token: the next token of the answer.
             wanted: how many tokens may still follow it.
+            certain: tokens that will follow it, if that is known: a better draft than any guess.
 
         Returns:
             Shape (vocab_size,). The next call may overwrite them.
@@ -89,23 +97,28 @@ class Reader:
                 self.accepted += 1
                 ahead: Logits = self._ahead[self._right - 1]
                 return ahead
-        return self._forward(self._lookup, token, wanted)
+        return self._forward(self._lookup, token, wanted, certain)
 
     def settle(self) -> None:
         """Makes the session forget draft tokens that are not part of the answer."""
         if self._session.length > self.length:
             self._session.truncate(self.length)
 
-    def _forward(self, lookup: PromptLookup, token: int, wanted: int) -> Logits:
+    def _forward(self, lookup: PromptLookup, token: int, wanted: int, certain: Sequence[int]) -> Logits:
         """Judges the last guess, and reads a token with a new one."""
-        if self._guess:
+        if self._match:
             self._acceptance.judge(self._match, self._right, wrong=self._right < len(self._guess))
         self.settle()
         lookup.add(token)
-        room = min(wanted - 1, self._session.row_limit - 1, self.room)
-        guess, self._match = lookup.propose(MAXIMUM_DRAFT)
-        draft = guess[: max(0, min(self._acceptance.worthwhile(self._match), room))] if guess else []
-        self._guess, self._right = guess[: max(len(draft), 1)], 0  # one token is judged even if none is read
+        room = max(0, min(wanted - 1, self._session.row_limit - 1, self.room))
+        if certain:
+            draft = list(certain[: min(room, MAXIMUM_DRAFT)])
+            self._guess, self._match = draft, 0
+        else:
+            guess, self._match = lookup.propose(MAXIMUM_DRAFT)
+            draft = guess[: min(self._acceptance.worthwhile(self._match), room)] if guess else []
+            self._guess = guess[: max(len(draft), 1)]  # one token is judged even if none is read
+        self._right = 0
         rows = self._session.forward([token, *draft], rows=1 + len(draft))
         logits: Logits
         logits, self._ahead = rows[0], rows[1:]
