@@ -29,8 +29,10 @@ if TYPE_CHECKING:
     from qtool_runtime.answers import Answers
     from qtool_runtime.engine import Session
     from qtool_runtime.generate import GenerationResult
+    from qtool_runtime.health import HealthCheck, HealthReport
     from qtool_runtime.logprobs import TokenLogprob, TokenLogprobs
     from qtool_runtime.manifest import Manifest
+    from qtool_runtime.metrics import Distribution, Metrics, MetricsSummary
     from qtool_runtime.model import Model, load
     from qtool_runtime.sampling import SamplingOptions
     from qtool_runtime.stream import TextStream
@@ -41,12 +43,17 @@ __all__ = [
     "Answers",
     "ArtifactError",
     "ContextLimitError",
+    "Distribution",
     "Event",
     "GenerationError",
     "GenerationResult",
+    "HealthCheck",
+    "HealthReport",
     "IncompatibleRuntimeError",
     "MalformedToolCall",
     "Manifest",
+    "Metrics",
+    "MetricsSummary",
     "MissingExtraError",
     "Model",
     "QtoolError",
@@ -63,10 +70,15 @@ __all__ = [
 _HOMES = {
     "AnswerText": "answer",
     "Answers": "answers",
+    "Distribution": "metrics",
     "Event": "answer",
     "GenerationResult": "generate",
+    "HealthCheck": "health",
+    "HealthReport": "health",
     "MalformedToolCall": "tools",
     "Manifest": "manifest",
+    "Metrics": "metrics",
+    "MetricsSummary": "metrics",
     "Model": "model",
     "ReasoningText": "answer",
     "SamplingOptions": "sampling",

@@ -120,8 +120,8 @@ class BatchSession:
 
     @property
     def cache_bytes(self) -> int:
-        """Bytes of its part of the cache."""
-        return self.cache.bytes
+        """Bytes of its row of the cache."""
+        return self.cache.bytes if self._joined else 0
 
     @property
     def row_limit(self) -> int:

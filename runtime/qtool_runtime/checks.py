@@ -140,9 +140,28 @@ def check_deadline(deadline: float | None) -> None:
     Raises:
         GenerationError: `deadline` is not a number of seconds above 0.
     """
-    number = isinstance(deadline, int | float | np.number) and not isinstance(deadline, bool)
-    if deadline is not None and not (number and math.isfinite(deadline) and deadline > 0):
+    if deadline is not None and not _is_positive(deadline):
         raise GenerationError(f"deadline is {deadline!r}; valid: None, or seconds above 0")
+
+
+def check_threshold(name: str, threshold: float | None) -> None:
+    """Refuses what is not a threshold of a health check.
+
+    Raises:
+        GenerationError: it is not a number above 0.
+    """
+    if threshold is not None and not _is_positive(threshold):
+        raise GenerationError(f"{name} is {threshold!r}; valid: None, or a number above 0")
+
+
+def check_on_answer(on_answer: Any) -> None:
+    """Refuses what cannot be called.
+
+    Raises:
+        GenerationError: it is neither None nor a function.
+    """
+    if on_answer is not None and not callable(on_answer):
+        raise GenerationError(f"on_answer is {on_answer!r}; valid: None, or a function of one result")
 
 
 def check_logprobs(logprobs: int | None) -> None:
@@ -188,6 +207,11 @@ def check_batch(prompts: int, at_once: int, candidates: int) -> None:
             f"candidates is {candidates} for each of {prompts} prompts; valid: 1",
             hint="Repeat the prompts instead, or ask for candidates prompt by prompt.",
         )
+
+
+def _is_positive(value: Any) -> bool:
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    return number and math.isfinite(value) and bool(value > 0)
 
 
 def _is_count(value: Any, lowest: int) -> bool:

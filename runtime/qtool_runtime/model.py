@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -13,16 +14,25 @@ from numpy.typing import NDArray
 
 from qtool_runtime.answers import Answers
 from qtool_runtime.batch_session import new_sessions
-from qtool_runtime.checks import check_batch, check_context, check_max_tokens, check_token_ids
+from qtool_runtime.checks import (
+    check_batch,
+    check_context,
+    check_max_tokens,
+    check_on_answer,
+    check_token_ids,
+)
 from qtool_runtime.compatibility import check_compatibility
 from qtool_runtime.constraint import GrammarCompiler
 from qtool_runtime.engine import Session
 from qtool_runtime.errors import GenerationError
 from qtool_runtime.free_memory import return_free_memory
+from qtool_runtime.generate import GenerationResult
 from qtool_runtime.graph import LoadedGraph, open_graph
+from qtool_runtime.health import PROMPT, HealthReport, check_health
 from qtool_runtime.huge_pages import collapse_new_memory, private_memory
 from qtool_runtime.integrity import check_files
 from qtool_runtime.manifest import Manifest, read
+from qtool_runtime.metrics import Metrics
 from qtool_runtime.request import GREEDY, AnswerOptions, ChatForm, Request, sampling_defaults
 from qtool_runtime.stream import TextStream
 from qtool_runtime.text import Tokenizer
@@ -47,6 +57,7 @@ def load(
     context: int | None = None,
     verify: bool = False,
     huge_pages: bool = True,
+    on_answer: Callable[[GenerationResult], None] | None = None,
 ) -> Model:
     """Loads an artifact.
 
@@ -60,14 +71,18 @@ def load(
         context: longest prompt and answer together, in tokens; None for what the artifact was planned for.
         verify: also compare the SHA-256 of every file, and refuse unknown files. Sizes are always compared.
         huge_pages: on Linux, move the packed weights into huge pages, in the background, right after loading.
+        on_answer: is called with the result of each answer that began, once it has ended for whatever
+            reason, in the thread that ended it and before its KV cache is freed: be quick. An exception in
+            it is logged (logger "qtool_runtime"), and the answer is not affected.
 
     Raises:
         ArtifactError: the folder is not a whole artifact.
         MissingExtraError: onnxruntime is not installed.
         IncompatibleRuntimeError: the installed onnxruntime cannot run it.
         ContextLimitError: `context` is longer than planned.
-        GenerationError: `threads` or `context` is not a count.
+        GenerationError: `threads` or `context` is not a count, or `on_answer` not a function.
     """
+    check_on_answer(on_answer)
     folder = Path(path)
     manifest = read(folder)
     check_files(folder, manifest, hashes=verify, extra=verify)
@@ -81,7 +96,9 @@ def load(
     return_free_memory()
     if huge_pages:
         collapse_new_memory(memory_before)
-    return Model(folder, manifest, graph, tokenizer, provider=chosen.name, threads=threads)
+    return Model(
+        folder, manifest, graph, tokenizer, provider=chosen.name, threads=threads, on_answer=on_answer
+    )
 
 
 class Model:
@@ -94,6 +111,7 @@ class Model:
         tokenizer: its tokenizer.
         provider: where it runs, such as "cpu".
         threads: CPU threads in use.
+        metrics: what all answers so far took together.
     """
 
     def __init__(
@@ -105,6 +123,7 @@ class Model:
         *,
         provider: str,
         threads: int,
+        on_answer: Callable[[GenerationResult], None] | None = None,
     ) -> None:
         self.manifest = manifest
         self.tokenizer = tokenizer
@@ -114,6 +133,8 @@ class Model:
         self._graph: LoadedGraph | None = graph
         self._grammars = GrammarCompiler(tokenizer, manifest.model.vocab_size)
         self.context = graph.context
+        self.metrics = Metrics()
+        self._on_answer = on_answer
 
     def generate(
         self, prompt: str | Sequence[int] | NDArray[np.int64], **options: Unpack[AnswerOptions]
@@ -252,7 +273,35 @@ class Model:
         Raises:
             GenerationError: the model is closed.
         """
-        return new_sessions(self._open_graph(), 1)()
+        return self._sessions(1)()
+
+    def health(
+        self,
+        *,
+        max_time_to_first_token: float | None = None,
+        min_decode_rate: float | None = None,
+        max_resident_bytes: float | None = None,
+    ) -> HealthReport:
+        """Generates a few tokens twice, and judges whether the model is fit to answer.
+
+        Neither run counts in `metrics`. Without thresholds, only a broken artifact or installation fails.
+
+        Args:
+            max_time_to_first_token: seconds for a prompt of about ten tokens.
+            min_decode_rate: tokens per second.
+            max_resident_bytes: memory of the whole process.
+
+        Raises:
+            GenerationError: a threshold is invalid, or the model is closed.
+        """
+        prompt = np.array(self.tokenizer.encode(PROMPT), np.int64)
+        return check_health(
+            self.new_session,
+            prompt,
+            max_time_to_first_token=max_time_to_first_token,
+            min_decode_rate=min_decode_rate,
+            max_resident_bytes=max_resident_bytes,
+        )
 
     def close(self) -> None:
         """Starts no more generations. The weights are freed when those in progress have ended."""
@@ -328,14 +377,33 @@ class Model:
         for request in requests:
             request.check(self.context, self.manifest.model.vocab_size)
         together = max(requests[0].candidates, min(at_once, len(requests)))
-        new_session = new_sessions(self._open_graph(), together)
+        new_session = self._sessions(together)
         eos_ids = self.manifest.generation.eos_token_ids
         streams = [
-            request.start(new_session, self.tokenizer, eos_ids, self._grammars) for request in requests
+            request.start(new_session, self.tokenizer, eos_ids, self._grammars, self._ended)
+            for request in requests
         ]
         return Answers(streams, at_once)
 
-    def _open_graph(self) -> LoadedGraph:
+    def _sessions(self, together: int) -> Callable[[], Session]:
+        """Returns a maker of sessions; so many of them will be read together."""
         if self._graph is None:
             raise GenerationError("the model is closed", hint="Load it again.")
-        return self._graph
+        new_session = new_sessions(self._graph, together)
+
+        def new_counted_session() -> Session:
+            session = new_session()
+            self.metrics.watch(session)
+            return session
+
+        return new_counted_session
+
+    def _ended(self, result: GenerationResult) -> None:
+        """Counts an answer, and tells the application."""
+        self.metrics.add(result)
+        if self._on_answer is None:
+            return
+        try:
+            self._on_answer(result)
+        except Exception:
+            logging.getLogger("qtool_runtime").exception("on_answer failed")

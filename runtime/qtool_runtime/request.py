@@ -208,6 +208,7 @@ class Request:
         tokenizer: Tokenizer,
         eos_ids: Sequence[int],
         grammars: GrammarCompiler,
+        on_end: Callable[[GenerationResult], None] | None = None,
     ) -> TextStream:
         """Returns the stream of the first answer, which knows the others. Nothing runs yet.
 
@@ -216,6 +217,7 @@ class Request:
             tokenizer: the model's.
             eos_ids: token ids with which the model ends an answer.
             grammars: the model's.
+            on_end: is told the result of each answer; see `TextStream`.
 
         Raises:
             GenerationError: a stop string, schema or grammar is invalid.
@@ -238,6 +240,7 @@ class Request:
                     tokenizer=tokenizer,
                     endings=endings,
                     grammar=grammar and grammar.copy(),
+                    on_end=on_end,
                     others=streams if candidate == 0 else (),
                 ),
             )
@@ -262,6 +265,7 @@ class Request:
         tokenizer: Tokenizer,
         endings: Mapping[int, str],
         grammar: GrammarConstraint | None,
+        on_end: Callable[[GenerationResult], None] | None,
         others: Sequence[TextStream],
     ) -> TextStream:
         """Joins the parts of one answer."""
@@ -295,5 +299,6 @@ class Request:
             stops=StopStrings([self.stop] if isinstance(self.stop, str) else self.stop),
             parser=parser,
             result=result,
+            on_end=on_end,
             others=others,
         )

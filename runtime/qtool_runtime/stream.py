@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Generator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -34,6 +34,7 @@ class TextStream(Iterator[str]):
         stops: ends the text, reasoning included.
         parser: sorts the text into events.
         result: what the loop fills in.
+        on_end: is told the result of an answer that began, once it has ended and before its cache is freed.
         others: further answers to the same prompt.
     """
 
@@ -46,6 +47,7 @@ class TextStream(Iterator[str]):
         stops: StopStrings,
         parser: AnswerParser | PlainText,
         result: GenerationResult,
+        on_end: Callable[[GenerationResult], None] | None = None,
         others: Sequence[TextStream] = (),
     ) -> None:
         self._session = session
@@ -53,7 +55,9 @@ class TextStream(Iterator[str]):
         self._others = tuple(others)
         self._past: list[Event] = []
         self._ready: deque[Event] = deque()
-        self._steps = _steps(session, token_ids, decoder=decoder, stops=stops, parser=parser, result=result)
+        self._steps = _steps(
+            session, token_ids, decoder=decoder, stops=stops, parser=parser, result=result, on_end=on_end
+        )
 
     def __iter__(self) -> TextStream:
         return self
@@ -221,6 +225,7 @@ def _steps(
     stops: StopStrings,
     parser: AnswerParser | PlainText,
     result: GenerationResult,
+    on_end: Callable[[GenerationResult], None] | None,
 ) -> Generator[tuple[Event, ...], None, None]:
     """Each token's events. Not in `TextStream`, so that a forgotten stream is freed at once (no cycle)."""
     try:
@@ -241,4 +246,8 @@ def _steps(
         raise
     finally:
         result.stop_reason = result.stop_reason or "cancelled"
-        session.close()
+        try:
+            if on_end is not None:
+                on_end(result)
+        finally:
+            session.close()

@@ -42,6 +42,10 @@ class TinyDecoder:
     """float16 keys, values and logits; the arithmetic around the attention stays float32."""
     poison: int | None = None
     """A token whose logits are NaN."""
+    scale: float = 8.0
+    """Factor of the logits; 0 makes them all the same."""
+    noise: float = 0.0
+    """Standard deviation of random numbers that each run adds to its logits."""
 
 
 class _Graph:
@@ -95,7 +99,9 @@ def build_graph(tiny: TinyDecoder) -> onnx.ModelProto:
         end = graph.constant("end", np.array([np.iinfo(np.int64).max]))
         hidden = graph.add("Slice", hidden, start, end, graph.constant("axis", np.array([1])))
     logits = graph.add("MatMul", hidden, weights("lm_head", HIDDEN, tiny.vocab_size))
-    scale = graph.add("Mul", logits, graph.constant("scale", np.float32(8)))
+    scale = graph.add("Mul", logits, graph.constant("scale", np.float32(tiny.scale)))
+    if tiny.noise:
+        scale = graph.add("Add", scale, graph.add("RandomNormalLike", scale, scale=tiny.noise))
     graph.add("Cast", scale, output="logits", to=_element_type(tiny))
     return _finish(graph, tiny)
 

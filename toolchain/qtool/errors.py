@@ -2,7 +2,7 @@
 
 Exit codes: 0 done, 1 unexpected, 2 wrong usage (click), 3 source, 4 unsupported model, 5 target, 6 budget,
 7 artifact, 8 incompatible runtime, 9 generation, 10 missing extra, 11 output, 12 engine of a benchmark,
-130 interrupted.
+13 unhealthy, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ __all__ = [
     "OutputError",
     "QtoolError",
     "SourceError",
+    "UnhealthyError",
     "UnsupportedModelError",
 ]
 
@@ -59,3 +60,9 @@ class EngineError(QtoolError):
     """A benchmark cannot go on: an engine does not start, fails, or cannot be compared."""
 
     exit_code = 12
+
+
+class UnhealthyError(QtoolError):
+    """A loaded artifact failed a health check."""
+
+    exit_code = 13

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from qtool.cli.answers import print_answer
+from qtool.cli.load_options import load_options
 from qtool.cli.sampling_options import sampling_options
 from qtool_runtime.errors import ContextLimitError
 
@@ -22,6 +23,7 @@ _HELP = "Commands: /clear forgets the conversation, /exit ends (so does Ctrl-D);
 @click.argument("artifact", type=click.Path(path_type=Path))
 @click.option("--system", help="System message.")
 @sampling_options
+@load_options
 def command(
     *,
     artifact: Path,

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from qtool.cli.answers import describe_call, print_answer
+from qtool.cli.load_options import load_options
 from qtool.cli.output import json_option, print_json
 from qtool.cli.sampling_options import sampling_options
 
@@ -20,6 +21,7 @@ from qtool.cli.sampling_options import sampling_options
 @click.option("--raw", is_flag=True, help="Continue PROMPT as it is, without the chat template.")
 @click.option("--stats", is_flag=True, help="Print token counts and rates on stderr.")
 @sampling_options
+@load_options
 @json_option
 def command(
     *,

@@ -90,17 +90,6 @@ _OPTIONS = (
         "--speculate", is_flag=True, help="Read ahead where the text repeats itself: quicker for edits."
     ),
     click.option(
-        "--context",
-        type=click.IntRange(min=1),
-        help="Tokens to make room for; at most the artifact's context.",
-    ),
-    click.option(
-        "--threads",
-        type=click.IntRange(min=1),
-        help="Processor threads. [default: those this process may use]",
-    ),
-    click.option("--provider", help="Run on this provider instead of the artifact's, such as cpu."),
-    click.option(
         "--thinking/--no-thinking", default=None, help="Ask the model to reason first, if its template can."
     ),
     click.option(

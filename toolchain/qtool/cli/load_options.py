@@ -1,0 +1,31 @@
+"""The options of loading an artifact that `qtool run`, `qtool chat` and `qtool health` share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.option(
+        "--context",
+        type=click.IntRange(min=1),
+        help="Tokens to make room for; at most the artifact's context.",
+    ),
+    click.option(
+        "--threads",
+        type=click.IntRange(min=1),
+        help="Processor threads. [default: those this process may use]",
+    ),
+    click.option("--provider", help="Run on this provider instead of the artifact's, such as cpu."),
+)
+
+
+def load_options(function: Function) -> Function:
+    """Adds the options to a command, in order."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
