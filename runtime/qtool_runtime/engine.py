@@ -1,8 +1,8 @@
-"""What the generation loop needs of an inference engine. `session.py` is the one over ONNX Runtime."""
+"""What a model and its generation loop need of an inference engine; `engines.py` knows which there are."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -89,3 +89,35 @@ class Session(Protocol):
 
     def close(self) -> None:
         """Frees the KV cache. Closing twice does nothing."""
+
+
+class Engine(Protocol):
+    """A model file, opened by an inference engine and ready to run.
+
+    It holds no tokens; its sessions do, and keep the weights as long as one of them lives. Nothing above this
+    protocol asks which engine it is: what differs between engines, sessions say (`row_limit`, `snapshot`).
+    """
+
+    @property
+    def name(self) -> str:
+        """What `load` calls the engine."""
+
+    @property
+    def provider(self) -> str:
+        """Where it runs, such as "cpu"."""
+
+    @property
+    def threads(self) -> int:
+        """CPU threads in use."""
+
+    @property
+    def context(self) -> int:
+        """Most tokens that a session can hold."""
+
+    def new_sessions(self, together: int) -> Callable[[], Session]:
+        """Returns a maker of sessions that have read nothing yet.
+
+        Args:
+            together: how many of them will be in progress at once, more or less. An engine that can read
+                several sequences in one forward pass does so for the sessions of one maker.
+        """

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qtool_runtime.answers import Answers
-from qtool_runtime.batch_session import new_sessions
 from qtool_runtime.checks import (
     check_batch,
     check_context,
@@ -21,13 +20,12 @@ from qtool_runtime.checks import (
     check_on_answer,
     check_token_ids,
 )
-from qtool_runtime.compatibility import check_compatibility
 from qtool_runtime.constraint import GrammarCompiler
-from qtool_runtime.engine import Session
+from qtool_runtime.engine import Engine, Session
+from qtool_runtime.engines import check_engine, open_engine
 from qtool_runtime.errors import GenerationError
 from qtool_runtime.free_memory import return_free_memory
 from qtool_runtime.generate import GenerationResult
-from qtool_runtime.graph import LoadedGraph, open_graph
 from qtool_runtime.health import PROMPT, HealthReport, check_health
 from qtool_runtime.huge_pages import collapse_new_memory, private_memory
 from qtool_runtime.integrity import check_files
@@ -52,6 +50,7 @@ the longest."""
 def load(
     path: str | Path,
     *,
+    engine: str = "onnxruntime",
     threads: int | None = None,
     provider: str | None = None,
     context: int | None = None,
@@ -61,10 +60,12 @@ def load(
 ) -> Model:
     """Loads an artifact.
 
-    Everything that can be known from the manifest is checked before ONNX Runtime reads a weight.
+    Everything that can be known from the manifest is checked before the engine reads a weight.
 
     Args:
         path: the folder that `qtool build` wrote.
+        engine: what runs the model: "onnxruntime", or "genai" for onnxruntime-genai. Everything but the
+            forward passes is the same with both.
         threads: CPU threads; None for the CPUs that affinity and container limits leave to this process.
         provider: "cpu", "cuda", "directml" or "webgpu"; None for the one that the artifact was built for.
             There is no fallback to another one.
@@ -77,28 +78,27 @@ def load(
 
     Raises:
         ArtifactError: the folder is not a whole artifact.
-        MissingExtraError: onnxruntime is not installed.
-        IncompatibleRuntimeError: the installed onnxruntime cannot run it.
+        MissingExtraError: the engine is not installed.
+        IncompatibleRuntimeError: the installed engine cannot run it.
         ContextLimitError: `context` is longer than planned.
-        GenerationError: `threads` or `context` is not a count, or `on_answer` not a function.
+        GenerationError: `threads` or `context` is not a count, `on_answer` not a function, or there is no
+            such engine.
     """
+    check_engine(engine)
     check_on_answer(on_answer)
     folder = Path(path)
     manifest = read(folder)
     check_files(folder, manifest, hashes=verify, extra=verify)
     threads = check_threads(threads)
     context = check_context(context, manifest.context)
-    chosen = check_compatibility(manifest, provider)
     memory_before = private_memory() if huge_pages else []
-    graph = open_graph(folder, manifest, chosen, threads, context)
+    opened = open_engine(engine, folder, manifest, provider=provider, threads=threads, context=context)
     # After the weights: parsing needs memory for a while, which is then not on top of the packing of weights.
     tokenizer = Tokenizer.from_file(folder / "tokenizer.json")
     return_free_memory()
     if huge_pages:
         collapse_new_memory(memory_before)
-    return Model(
-        folder, manifest, graph, tokenizer, provider=chosen.name, threads=threads, on_answer=on_answer
-    )
+    return Model(folder, manifest, opened, tokenizer, on_answer=on_answer)
 
 
 class Model:
@@ -109,8 +109,10 @@ class Model:
     Attributes:
         manifest: the artifact's contract.
         tokenizer: its tokenizer.
+        engine: what runs it: "onnxruntime" or "genai".
         provider: where it runs, such as "cpu".
         threads: CPU threads in use.
+        context: longest prompt and answer together, in tokens.
         metrics: what all answers so far took together.
     """
 
@@ -118,21 +120,20 @@ class Model:
         self,
         folder: Path,
         manifest: Manifest,
-        graph: LoadedGraph,
+        engine: Engine,
         tokenizer: Tokenizer,
         *,
-        provider: str,
-        threads: int,
         on_answer: Callable[[GenerationResult], None] | None = None,
     ) -> None:
         self.manifest = manifest
         self.tokenizer = tokenizer
-        self.provider = provider
-        self.threads = threads
+        self.engine = engine.name
+        self.provider = engine.provider
+        self.threads = engine.threads
+        self.context = engine.context
         self._folder = folder
-        self._graph: LoadedGraph | None = graph
+        self._engine: Engine | None = engine
         self._grammars = GrammarCompiler(tokenizer, manifest.model.vocab_size)
-        self.context = graph.context
         self.metrics = Metrics()
         self._on_answer = on_answer
 
@@ -305,7 +306,7 @@ class Model:
 
     def close(self) -> None:
         """Starts no more generations. The weights are freed when those in progress have ended."""
-        self._graph = None
+        self._engine = None
 
     def __enter__(self) -> Model:
         return self
@@ -387,9 +388,9 @@ class Model:
 
     def _sessions(self, together: int) -> Callable[[], Session]:
         """Returns a maker of sessions; so many of them will be read together."""
-        if self._graph is None:
+        if self._engine is None:
             raise GenerationError("the model is closed", hint="Load it again.")
-        new_session = new_sessions(self._graph, together)
+        new_session = self._engine.new_sessions(together)
 
         def new_counted_session() -> Session:
             session = new_session()

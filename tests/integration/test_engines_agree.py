@@ -1,4 +1,4 @@
-"""One artifact, several ways to run it: our runtime, a naive loop of full passes, and onnxruntime-genai."""
+"""One artifact, several ways to run it: our runtime on each engine, a naive loop, onnxruntime-genai alone."""
 
 from __future__ import annotations
 
@@ -64,6 +64,35 @@ def test_genai_reads_the_same_tokens_and_writes_the_same_answer(
     assert prompt == tokens_of(folder, PROMPT)
     assert answer == ours(folder, PROMPT, 24)
     assert len(set(answer)) > 3
+
+
+@each_cpu_artifact
+def test_answers_do_not_depend_on_the_engine(
+    tiny_artifact: Artifacts, target: str, architecture: str
+) -> None:
+    pytest.importorskip("onnxruntime_genai", reason="needs onnxruntime-genai (the extra `genai`)")
+    folder = tiny_artifact(target, architecture, tied=False)
+    assert ours(folder, PROMPT, 60, engine="genai") == ours(folder, PROMPT, 60)
+
+
+def test_conversations_with_nano_do_not_depend_on_the_engine(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime_genai", reason="needs onnxruntime-genai (the extra `genai`)")
+    folder = qtool.build(target="x64-int4", output=tmp_path / "nano").path
+
+    def converse(engine: str) -> list[Any]:
+        found: list[Any] = []
+        with qtool_runtime.load(folder, threads=1, engine=engine) as model:
+            for question in ("Turn on the kitchen light", "What is 7 + 5?", "Set a timer for 5 minutes"):
+                for options in ({"temperature": 0}, {"temperature": 0.7, "seed": 3, "candidates": 2}):
+                    stream = model.chat(
+                        [{"role": "user", "content": question}], max_tokens=120, thinking_budget=20, **options
+                    )
+                    for answer in stream.candidates:
+                        answer.read()
+                        found.append((answer.token_ids, answer.tool_calls, answer.stop_reason))
+        return found
+
+    assert converse("genai") == converse("onnxruntime")
 
 
 @pytest.mark.parametrize("target", ["cuda-int4", "cuda-fp16", "directml-int4", "web-int4"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
+from qtool_runtime.engines import ENGINES
 from qtool_runtime.manifest import Generation
 from qtool_runtime.model import Model, load
 from qtool_runtime.text import Tokenizer
@@ -56,14 +58,29 @@ def artifact(tmp_path_factory: pytest.TempPathFactory, tokenizer_json: bytes, to
     return write_artifact(folder, TinyDecoder(), extra, generation=generation)
 
 
+@pytest.fixture(scope="session", params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    """Every engine, one after the other; those that are not installed are skipped."""
+    if request.param == "genai":
+        os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before the import, or it sends some
+        pytest.importorskip("onnxruntime_genai", reason="needs onnxruntime-genai (the extra `genai`)")
+    return str(request.param)
+
+
 @pytest.fixture(scope="session")
-def model(artifact: Path) -> Iterator[Model]:
-    with load(artifact, threads=1) as loaded:
+def model(artifact: Path, engine: str) -> Iterator[Model]:
+    with load(artifact, threads=1, engine=engine) as loaded:
         yield loaded
 
 
+@pytest.fixture
+def never_run(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Takes the forward pass away from the model's sessions: what is refused is refused before any."""
+    monkeypatch.delattr(type(model.new_session()), "forward")
+
+
 @pytest.fixture(scope="session")
-def nano(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+def nano(tmp_path_factory: pytest.TempPathFactory, engine: str) -> Iterator[Model]:
     """The embedded model, which thinks and calls tools."""
     import qtool
     from qtool.nano import model_path
@@ -71,7 +88,7 @@ def nano(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
     if not (model_path() / "config.json").is_file():
         pytest.skip(f"the embedded model is not in {model_path()}")
     artifact = qtool.build(target="x64-int4", output=tmp_path_factory.mktemp("nano") / "artifact")
-    with load(artifact.path, threads=1) as model:
+    with load(artifact.path, threads=1, engine=engine) as model:
         yield model
 
 

@@ -18,6 +18,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from qtool_runtime import manifest as contract
 from qtool_runtime.compatibility import check_compatibility
+from qtool_runtime.genai_config import FILE_NAME as GENAI_FILE
+from qtool_runtime.genai_config import genai_config
 from qtool_runtime.graph import LoadedGraph, open_graph
 
 CACHE_SCALE = 4 / 127
@@ -221,7 +223,7 @@ def build_manifest(tiny: TinyDecoder, model: onnx.ModelProto, /, **changes: Any)
     document = contract.Manifest(
         format_version=contract.FORMAT_VERSION, name="tiny", context=tiny.context,
         model=contract.ModelInfo(
-            "tiny", tiny.vocab_size, HIDDEN, HIDDEN, tiny.layers, HEADS, KV_HEADS, HEAD_DIM, 1, False
+            "qwen2", tiny.vocab_size, HIDDEN, HIDDEN, tiny.layers, HEADS, KV_HEADS, HEAD_DIM, 1, False
         ),
         source=contract.Source("none", "tiny", None, {}), target={}, tools={}, files=(),
         operators=(contract.OperatorSet("ai.onnx", 21, {}), contract.OperatorSet("com.microsoft", 1, {})),
@@ -244,15 +246,17 @@ def build_manifest(tiny: TinyDecoder, model: onnx.ModelProto, /, **changes: Any)
 def write_artifact(
     folder: Path, tiny: TinyDecoder, extra: dict[str, bytes] | None = None, **changes: Any
 ) -> Path:
-    """Writes a whole artifact: the graph, the `extra` files (tokenizer, template) and the manifest."""
+    """Writes a whole artifact: graph, genai_config.json, `extra` files (tokenizer, template) and manifest."""
     folder.mkdir(parents=True, exist_ok=True)
     graph = build_graph(tiny)
-    contents = {"model.onnx": graph.SerializeToString(), **(extra or {})}
+    plain = build_manifest(tiny, graph, **changes)
+    genai = genai_config(plain.model, plain.graph, plain.kv_cache, plain.generation, plain.context)
+    contents = {"model.onnx": graph.SerializeToString(), GENAI_FILE: genai.encode(), **(extra or {})}
     entries = []
     for name, data in sorted(contents.items()):
         (folder / name).write_bytes(data)
         entries.append(contract.FileEntry(name, len(data), hashlib.sha256(data).hexdigest()))
-    document = build_manifest(tiny, graph, **{"files": tuple(entries), **changes})
+    document = replace(plain, **{"files": tuple(entries), **changes})
     (folder / contract.FILE_NAME).write_text(document.to_json(), "utf-8")
     return folder
 

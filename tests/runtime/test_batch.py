@@ -33,13 +33,13 @@ KINDS = {
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def model(request: pytest.FixtureRequest, tmp_path_factory, tokenizer_json: bytes):
-    """The last kind cannot read sequences together; it gives the same answers."""
+def model(request: pytest.FixtureRequest, tmp_path_factory, tokenizer_json: bytes, engine: str):
+    """The last kind and the other engine cannot read sequences together; they give the same answers."""
     folder, decoder = tmp_path_factory.mktemp(request.param), KINDS[request.param]
     if decoder.int8_cache:
         require_int8_kv_cache()
     write_artifact(folder, decoder, {"tokenizer.json": tokenizer_json})
-    with load(folder, threads=1) as loaded:
+    with load(folder, threads=1, engine=engine) as loaded:
         yield loaded
 
 

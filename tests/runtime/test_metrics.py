@@ -28,9 +28,9 @@ def results() -> list[GenerationResult]:
 
 
 @pytest.fixture
-def model(artifact: Path, results: list[GenerationResult]):
+def model(artifact: Path, results: list[GenerationResult], engine: str):
     """A model of this test's own, for its counts start at nothing."""
-    with load(artifact, threads=1, on_answer=results.append) as loaded:
+    with load(artifact, threads=1, engine=engine, on_answer=results.append) as loaded:
         yield loaded
 
 
@@ -62,7 +62,8 @@ def test_drafts_are_added_up(model: Model) -> None:
     found = [answer(model, 30, **options) for _ in range(2)]
     summary = model.metrics.summary()
     assert summary.drafted_tokens == sum(each.drafted_tokens for each in found)
-    assert summary.accepted_tokens == sum(each.accepted_tokens for each in found) > 10
+    assert summary.accepted_tokens == sum(each.accepted_tokens for each in found)
+    assert summary.accepted_tokens > 10 or model.new_session().row_limit == 1
 
 
 def test_every_end_counts_once_with_its_reason(model: Model, results: list[GenerationResult]) -> None:
@@ -96,11 +97,15 @@ def test_each_candidate_is_an_answer(model: Model, results: list[GenerationResul
 
 
 def test_cache_bytes_now_and_at_most(model: Model) -> None:
-    each = 128 * model.manifest.kv_cache.bytes_per_token
-    streams = [model.generate(PROMPT) for _ in range(3)]
+    each = answer(model, 2).cache_bytes
+    assert each > 0
+    model.metrics.reset()
+    streams = [model.generate(PROMPT, max_tokens=2, ignore_eos=True) for _ in range(3)]
     assert model.metrics.summary().cache_bytes == 0
     for stream in streams:
-        next(stream)
+        stream.step()
+        stream.step()
+    assert model.metrics.summary().cache_bytes == 3 * each
     for stream in streams:
         stream.close()
     summary = model.metrics.summary()
@@ -110,7 +115,7 @@ def test_cache_bytes_now_and_at_most(model: Model) -> None:
     assert model.metrics.summary().peak_cache_bytes == each
     session = model.new_session()  # one of the application's own
     session.forward([1])
-    assert model.metrics.summary().cache_bytes == each
+    assert model.metrics.summary().cache_bytes == session.cache_bytes > 0
     del session
     assert model.metrics.summary().cache_bytes == 0
 

@@ -20,6 +20,7 @@ from qtool.checkpoint import open_checkpoint
 from qtool.errors import SourceError
 from qtool.pipeline import plan_jobs, run_jobs
 from qtool_runtime import manifest
+from qtool_runtime.genai_config import genai_config
 from support.fixtures import Artifacts, Checkpoints
 
 TARGETS = qtool_targets.names()
@@ -169,17 +170,12 @@ def test_a_later_onnxruntime_is_asked_for_where_earlier_ones_compute_something_e
     assert again.manifest.graph.minimum_onnxruntime == "1.100.2"
 
 
-def test_a_cache_that_is_concatenated_is_not_shared(
-    tiny_artifact: Artifacts, tiny_checkpoint: Checkpoints
-) -> None:
+def test_a_cache_that_is_concatenated_is_not_shared(tiny_artifact: Artifacts) -> None:
     """As graphs of other exporters have it; they take positions too."""
-    from qtool.artifact.genai_config import genai_config
-
     document = manifest.read(tiny_artifact("x64-int4", "qwen2"))
-    config = open_checkpoint(str(tiny_checkpoint("qwen2").folder)).config
     graph = replace(document.graph, inputs=(*document.graph.inputs, "position_ids"))
     cache = replace(document.kv_cache, update="concatenate")
-    genai = json.loads(genai_config(config, graph, cache, document.generation, 64))
+    genai = json.loads(genai_config(document.model, graph, cache, document.generation, 64))
     assert genai["search"]["past_present_share_buffer"] is False
     assert genai["model"]["decoder"]["inputs"]["position_ids"] == "position_ids"
 

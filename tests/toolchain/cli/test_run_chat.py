@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,24 @@ class TestRun:
         assert result.exit_code == 2
         assert "--system needs the chat template" in result.stderr
 
+    @pytest.mark.parametrize("command", ["run", "chat"])
+    def test_the_engine_makes_no_difference(
+        self, invoke: Invoke, artifact: Path, expected: Any, command: str
+    ) -> None:
+        pytest.importorskip("onnxruntime_genai", reason="needs onnxruntime-genai (the extra `genai`)")
+        question = {"run": ["Hello world"], "chat": []}[command]
+        result = invoke(command, artifact, *question, "--engine", "genai", *GREEDY, input="Hello world\n")
+        assert result.exit_code == 0
+        assert result.stdout == expected(("user", "Hello world")) + "\n"
+
+    def test_an_engine_that_is_not_installed(
+        self, invoke: Invoke, artifact: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "onnxruntime_genai", None)
+        result = invoke("run", artifact, "Hello", "--engine", "genai")
+        assert result.exit_code == 10
+        assert 'hint: Install it: pip install "qtool-edge[genai]"' in result.stderr
+
     def test_json_holds_text_and_counts(self, invoke: Invoke, artifact: Path, expected: Any) -> None:
         report = json.loads(invoke("run", artifact, "Hello world", *GREEDY, "--json").stdout)
         assert report.keys() == {
@@ -109,6 +128,7 @@ class TestRun:
             (["--provider", "tpu"], 8, "the provider 'tpu' is unknown"),
             (["--provider", "cuda"], 8, "CUDAExecutionProvider"),
             (["--threads", 99999], 9, "threads"),
+            (["--engine", "llama"], 2, "'llama' is not one of 'onnxruntime', 'genai'"),
             (["--max-tokens", 0], 2, "0 is not in the range"),
             (["--temperature", "warm"], 2, "'warm' is not a valid float"),
         ],

@@ -59,7 +59,7 @@ def describe(
         format_version=FORMAT_VERSION,
         name=checkpoint.name,
         context=context,
-        model=_model_info(config),
+        model=model_info(config),
         source=Source(checkpoint.kind, checkpoint.id, checkpoint.revision, checkpoint.sha256()),
         target=target.to_dict(),
         tools=_tools(exporter, calibrated=calibration is not None),
@@ -75,7 +75,8 @@ def describe(
     )
 
 
-def _model_info(config: QwenConfig) -> ModelInfo:
+def model_info(config: QwenConfig) -> ModelInfo:
+    """Returns the shape of the network as the manifest has it."""
     return ModelInfo(
         architecture=config.model_type,
         vocab_size=config.vocab_size,

@@ -9,16 +9,23 @@ from pathlib import Path
 import onnx_ir as ir
 
 from qtool.artifact.data_file import Progress, write_data_files
-from qtool.artifact.describe import MODEL_FILE, describe, generation_defaults, graph_interface, kv_cache
+from qtool.artifact.describe import (
+    MODEL_FILE,
+    describe,
+    generation_defaults,
+    graph_interface,
+    kv_cache,
+    model_info,
+)
 from qtool.artifact.folder import new_folder
-from qtool.artifact.genai_config import FILE_NAME as GENAI_FILE
-from qtool.artifact.genai_config import genai_config
 from qtool.artifact.layout import DATA_FILE, plan_layout, refer_to_data_file
 from qtool.calibration.kv_cache import measure_scales
 from qtool.calibration.text import CalibrationText
 from qtool.checkpoint import Checkpoint
 from qtool.passes.quantize_kv_cache import QuantizeKvCache
 from qtool_runtime import manifest
+from qtool_runtime.genai_config import FILE_NAME as GENAI_FILE
+from qtool_runtime.genai_config import genai_config
 from qtool_runtime.integrity import sha256_of
 from qtool_runtime.manifest import Calibration, FileEntry, Manifest
 from qtool_targets import Target
@@ -77,7 +84,7 @@ class Package:
         generation = generation_defaults(self._checkpoint.config, documents)
         graph = graph_interface(self._model, self._target)
         cache = kv_cache(self._checkpoint.config, self._target, self._model)
-        genai = genai_config(self._checkpoint.config, graph, cache, generation, self._context)
+        genai = genai_config(model_info(self._checkpoint.config), graph, cache, generation, self._context)
         for name, content in {**documents, GENAI_FILE: genai.encode()}.items():
             (folder / name).write_bytes(content)
         files = tuple(

@@ -28,6 +28,7 @@ def command(
     *,
     artifact: Path,
     system: str | None,
+    engine: str,
     context: int | None,
     threads: int | None,
     provider: str | None,
@@ -41,7 +42,9 @@ def command(
 
     options["enable_thinking"] = options.pop("thinking")
     opening: list[dict[str, Any]] = [{"role": "system", "content": system}] if system is not None else []
-    with qtool_runtime.load(artifact, context=context, threads=threads, provider=provider) as model:
+    with qtool_runtime.load(
+        artifact, engine=engine, context=context, threads=threads, provider=provider
+    ) as model:
         click.echo(f"{model.manifest.name}, {model.context:,} tokens of context. {_HELP}", err=True)
         messages = list(opening)
         while (text := _read_turn()) is not None:

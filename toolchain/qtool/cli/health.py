@@ -31,6 +31,7 @@ def command(
     max_time_to_first_token: float | None,
     min_decode_rate: float | None,
     max_resident_bytes: float | None,
+    engine: str,
     context: int | None,
     threads: int | None,
     provider: str | None,
@@ -42,7 +43,9 @@ def command(
     """
     import qtool_runtime
 
-    with qtool_runtime.load(artifact, context=context, threads=threads, provider=provider) as model:
+    with qtool_runtime.load(
+        artifact, engine=engine, context=context, threads=threads, provider=provider
+    ) as model:
         report = model.health(
             max_time_to_first_token=max_time_to_first_token,
             min_decode_rate=min_decode_rate,

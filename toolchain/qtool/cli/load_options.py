@@ -7,9 +7,18 @@ from typing import Any, TypeVar
 
 import click
 
+from qtool_runtime.engines import ENGINES
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _OPTIONS = (
+    click.option(
+        "--engine",
+        type=click.Choice(ENGINES),
+        default=ENGINES[0],
+        show_default=True,
+        help="What runs the model; `genai` is onnxruntime-genai.",
+    ),
     click.option(
         "--context",
         type=click.IntRange(min=1),

@@ -30,6 +30,7 @@ def command(
     system: str | None,
     raw: bool,
     stats: bool,
+    engine: str,
     context: int | None,
     threads: int | None,
     provider: str | None,
@@ -58,7 +59,9 @@ def command(
         if raw and value is not None:
             raise click.UsageError(f"{name} needs the chat template; it does not go with --raw.")
     text = sys.stdin.read() if prompt == "-" else prompt
-    with qtool_runtime.load(artifact, context=context, threads=threads, provider=provider) as model:
+    with qtool_runtime.load(
+        artifact, engine=engine, context=context, threads=threads, provider=provider
+    ) as model:
         if raw:
             stream = model.generate(text, **sampling)
         else:

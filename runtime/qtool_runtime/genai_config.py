@@ -1,12 +1,15 @@
-"""`genai_config.json`: what onnxruntime-genai needs to load the artifact as it is."""
+"""`genai_config.json`: what onnxruntime-genai needs to load the artifact as it is.
+
+The manifest decides every byte of it. The compiler writes it; the runtime compares before it lets
+onnxruntime-genai read it, for such a file can also name libraries to load.
+"""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-from qtool.checkpoint import QwenConfig
-from qtool_runtime.manifest import Generation, Graph, KvCache
+from qtool_runtime.manifest import Generation, Graph, KvCache, ModelInfo
 
 FILE_NAME = "genai_config.json"
 
@@ -18,13 +21,11 @@ _PROVIDER_OPTIONS: dict[str, list[dict[str, Any]]] = {
 }
 
 
-def genai_config(
-    config: QwenConfig, graph: Graph, cache: KvCache, generation: Generation, context: int
-) -> str:
+def genai_config(model: ModelInfo, graph: Graph, cache: KvCache, generation: Generation, context: int) -> str:
     """Returns the document as canonical JSON text.
 
     Args:
-        config: sizes of the network.
+        model: sizes of the network.
         graph: names of the graph's inputs and outputs.
         cache: how keys and values are updated.
         generation: token ids and sampling defaults.
@@ -34,14 +35,14 @@ def genai_config(
     pad = generation.pad_token_id if generation.pad_token_id is not None else (end[0] if end else 0)
     decoder = {
         "filename": graph.file,
-        "head_size": config.head_dim,
-        "hidden_size": config.hidden_size,
-        "num_attention_heads": config.num_attention_heads,
-        "num_hidden_layers": config.num_hidden_layers,
-        "num_key_value_heads": config.num_key_value_heads,
+        "head_size": model.head_dim,
+        "hidden_size": model.hidden_size,
+        "num_attention_heads": model.num_attention_heads,
+        "num_hidden_layers": model.num_hidden_layers,
+        "num_key_value_heads": model.num_key_value_heads,
         "session_options": {
             "log_id": "onnxruntime-genai",
-            "provider_options": _PROVIDER_OPTIONS[graph.provider],
+            "provider_options": _PROVIDER_OPTIONS.get(graph.provider, []),
         },
         "inputs": {
             "input_ids": "input_ids",
@@ -58,12 +59,12 @@ def genai_config(
     }
     document = {
         "model": {
-            "type": config.model_type,
+            "type": model.architecture,
             "bos_token_id": generation.bos_token_id if generation.bos_token_id is not None else pad,
             "eos_token_id": end,
             "pad_token_id": pad,
             "context_length": context,
-            "vocab_size": config.vocab_size,
+            "vocab_size": model.vocab_size,
             "decoder": decoder,
         },
         "search": {
