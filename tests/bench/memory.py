@@ -1,6 +1,6 @@
 """The memory that the runtime takes, beside what `qtool build --plan` predicts for as many tokens.
 
-    python tests/bench/memory.py ARTIFACT [--tokens N]
+    python tests/bench/memory.py ARTIFACT [--tokens N] [--engine genai]
 
 Loads the artifact, fills its KV cache with N tokens, and reads VmRSS and VmHWM from /proc (Linux only).
 The last line on standard output is JSON; all sizes are in bytes.
@@ -31,8 +31,9 @@ def main() -> None:
     )
     parser.add_argument("artifact", type=Path)
     parser.add_argument("--tokens", type=int, default=600)
+    parser.add_argument("--engine", default="onnxruntime")
     options = parser.parse_args()
-    with qtool_runtime.load(options.artifact) as model:
+    with qtool_runtime.load(options.artifact, engine=options.engine) as model:
         loaded, manifest = memory(), model.manifest
         prompt = np.arange(options.tokens - 1) % manifest.model.vocab_size
         model.generate(prompt, max_tokens=1, ignore_eos=True).read()
