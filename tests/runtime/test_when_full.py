@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from qtool_runtime.errors import ContextLimitError, GenerationError
 from qtool_runtime.model import Model, load
-from qtool_runtime.session import OnnxSession
 from qtool_runtime.turns import without_oldest
 
 from .conftest import TEMPLATE
@@ -18,26 +17,27 @@ CONTEXT = 400
 
 
 @pytest.fixture(scope="module", params=["in_place", "concatenate"])
-def model(request: pytest.FixtureRequest, tmp_path_factory, tokenizer_json: bytes):
+def model(request: pytest.FixtureRequest, tmp_path_factory, tokenizer_json: bytes, engine: str):
     folder = tmp_path_factory.mktemp(request.param)
     extra = {"tokenizer.json": tokenizer_json, "chat_template.jinja": TEMPLATE.encode()}
     write_artifact(folder, TinyDecoder(update=request.param, context=CONTEXT), extra)
-    with load(folder, threads=1) as loaded:
+    with load(folder, threads=1, engine=engine) as loaded:
         yield loaded
 
 
 @pytest.fixture
-def prompts(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+def prompts(model: Model, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """Token ids of every forward pass over more than one token."""
     seen: list[list[int]] = []
-    forward = OnnxSession.forward
+    session = type(model.new_session())
+    forward = session.forward
 
     def recorded(self, token_ids, rows: int = 1):
         if len(token_ids) > 1:
             seen.append([int(token) for token in token_ids])
         return forward(self, token_ids, rows)
 
-    monkeypatch.setattr(OnnxSession, "forward", recorded)
+    monkeypatch.setattr(session, "forward", recorded)
     return seen
 
 
@@ -65,8 +65,8 @@ def test_the_oldest_turns_go(roles: list[str], turns: int) -> None:
         assert [message["role"] for message in kept].count("user") == roles.count("user") - turns
 
 
-def test_error_refuses_before_any_work(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(OnnxSession, "forward")
+@pytest.mark.usefixtures("never_run")
+def test_error_refuses_before_any_work(model: Model) -> None:
     for options in ({}, {"when_full": "error"}):
         with pytest.raises(ContextLimitError, match=f"together at most {CONTEXT} fit"):
             model.generate([1] * 350, max_tokens=51, **options)
