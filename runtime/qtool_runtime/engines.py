@@ -10,6 +10,7 @@ from qtool_runtime.errors import GenerationError
 if TYPE_CHECKING:
     from qtool_runtime.engine import Engine
     from qtool_runtime.manifest import Manifest
+    from qtool_runtime.threads import Threads
 
 ENGINES = ("onnxruntime", "genai")
 
@@ -26,7 +27,7 @@ def check_engine(name: str) -> str:
 
 
 def open_engine(
-    name: str, folder: Path, manifest: Manifest, *, provider: str | None, threads: int, context: int
+    name: str, folder: Path, manifest: Manifest, *, provider: str | None, threads: Threads, context: int
 ) -> Engine:
     """Opens the model file of an artifact whose files are checked.
 
@@ -35,7 +36,7 @@ def open_engine(
         folder: the artifact.
         manifest: its manifest.
         provider: where to run; None for where the artifact was built for.
-        threads: CPU threads for the kernels.
+        threads: CPU threads of the kernels.
         context: longest sequence, in tokens.
 
     Raises:

@@ -27,6 +27,7 @@ from qtool_runtime.errors import ArtifactError, GenerationError, IncompatibleRun
 from qtool_runtime.genai_config import FILE_NAME, genai_config
 from qtool_runtime.kv_cache import CacheLayout, Snapshot, check_room, check_truncation
 from qtool_runtime.manifest import Manifest
+from qtool_runtime.threads import Threads
 
 PREFILL_CHUNK = 64
 """Tokens of a prompt per forward pass. Longer pieces are no quicker (a 0.5B model read 512 tokens in pieces
@@ -159,7 +160,7 @@ class GenaiSession:
 
 
 def open_genai(
-    folder: Path, manifest: Manifest, provider: str | None, threads: int, context: int
+    folder: Path, manifest: Manifest, provider: str | None, threads: Threads, context: int
 ) -> GenaiEngine:
     """Opens an artifact's model file; see `engines.open_engine`."""
     package = import_genai()
@@ -189,7 +190,7 @@ def open_genai(
         package,
         model,
         provider=chosen.name,
-        threads=threads,
+        threads=threads.count,
         context=context,
         vocab_size=manifest.model.vocab_size,
         bytes_per_token=layout.bytes_per_token,
@@ -240,13 +241,14 @@ def _check_configuration(folder: Path, manifest: Manifest) -> None:
         )
 
 
-def _changes(threads: int, context: int) -> dict[str, Any]:
+def _changes(threads: Threads, context: int) -> dict[str, Any]:
     """What differs from the artifact's configuration here, as a part of such a document."""
     session = {
-        "intra_op_num_threads": threads,
+        "intra_op_num_threads": threads.count,
         "inter_op_num_threads": 1,
         "log_severity_level": 3,  # errors only, and no plans of memory: see `graph.py`
         "enable_mem_pattern": False,
+        **threads.session_entries,
     }
     return {
         "model": {"decoder": {"session_options": session}},

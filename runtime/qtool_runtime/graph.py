@@ -13,6 +13,7 @@ from qtool_runtime.compatibility import Provider, import_onnxruntime
 from qtool_runtime.errors import ArtifactError, IncompatibleRuntimeError
 from qtool_runtime.kv_cache import CacheLayout
 from qtool_runtime.manifest import Manifest
+from qtool_runtime.threads import Threads
 
 PREFILL_CHUNK = 512
 """Tokens of a prompt per run. Activations grow with the chunk: a prompt of 2,048 tokens takes a 0.5B model
@@ -64,7 +65,7 @@ class LoadedGraph:
 
 
 def open_graph(
-    folder: Path, manifest: Manifest, provider: Provider, threads: int, context: int
+    folder: Path, manifest: Manifest, provider: Provider, threads: Threads, context: int
 ) -> LoadedGraph:
     """Creates the ONNX Runtime session and checks that the graph is the one that the manifest describes.
 
@@ -72,7 +73,7 @@ def open_graph(
         folder: the artifact.
         manifest: its manifest.
         provider: where to run.
-        threads: CPU threads for the kernels.
+        threads: CPU threads of the kernels.
         context: longest sequence, in tokens.
 
     Raises:
@@ -118,10 +119,12 @@ def open_graph(
     )
 
 
-def _create_session(path: Path, provider: Provider, threads: int) -> Any:
+def _create_session(path: Path, provider: Provider, threads: Threads) -> Any:
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads.count
+    for name, value in threads.session_entries.items():
+        options.add_session_config_entry(name, value)
     options.inter_op_num_threads = 1
     # Errors only: the graph declares one row of logits, and ONNX Runtime warns whenever it returns more.
     options.log_severity_level = 3

@@ -52,6 +52,7 @@ def load(
     *,
     engine: str = "onnxruntime",
     threads: int | None = None,
+    spin: int | None = None,
     provider: str | None = None,
     context: int | None = None,
     verify: bool = False,
@@ -67,6 +68,9 @@ def load(
         engine: what runs the model: "onnxruntime", or "genai" for onnxruntime-genai. Everything but the
             forward passes is the same with both.
         threads: CPU threads; None for the CPUs that affinity and container limits leave to this process.
+        spin: microseconds for which a thread without work stays awake; 0 for never (saves power), None for
+        20.
+            Many more are right for a machine that does nothing else.
         provider: "cpu", "cuda", "directml" or "webgpu"; None for the one that the artifact was built for.
             There is no fallback to another one.
         context: longest prompt and answer together, in tokens; None for what the artifact was planned for.
@@ -81,7 +85,8 @@ def load(
         MissingExtraError: the engine is not installed.
         IncompatibleRuntimeError: the installed engine cannot run it.
         ContextLimitError: `context` is longer than planned.
-        GenerationError: `threads` or `context` is not a count, `on_answer` not a function, or there is no
+        GenerationError: `threads`, `spin` or `context` is not a count, `on_answer` not a function, or there
+        is no
             such engine.
     """
     check_engine(engine)
@@ -89,10 +94,10 @@ def load(
     folder = Path(path)
     manifest = read(folder)
     check_files(folder, manifest, hashes=verify, extra=verify)
-    threads = check_threads(threads)
+    settings = check_threads(threads, spin)
     context = check_context(context, manifest.context)
     memory_before = private_memory() if huge_pages else []
-    opened = open_engine(engine, folder, manifest, provider=provider, threads=threads, context=context)
+    opened = open_engine(engine, folder, manifest, provider=provider, threads=settings, context=context)
     # After the weights: parsing needs memory for a while, which is then not on top of the packing of weights.
     tokenizer = Tokenizer.from_file(folder / "tokenizer.json")
     return_free_memory()

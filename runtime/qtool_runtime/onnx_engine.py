@@ -11,6 +11,7 @@ from qtool_runtime.compatibility import check_compatibility
 from qtool_runtime.engine import Session
 from qtool_runtime.graph import LoadedGraph, open_graph
 from qtool_runtime.manifest import Manifest
+from qtool_runtime.threads import Threads
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,9 @@ class OnnxEngine:
 
 
 def open_onnxruntime(
-    folder: Path, manifest: Manifest, provider: str | None, threads: int, context: int
+    folder: Path, manifest: Manifest, provider: str | None, threads: Threads, context: int
 ) -> OnnxEngine:
     """Opens an artifact's model file; see `engines.open_engine`."""
     chosen = check_compatibility(manifest, provider)
     graph = open_graph(folder, manifest, chosen, threads, context)
-    return OnnxEngine(graph, chosen.name, threads)
+    return OnnxEngine(graph, chosen.name, threads.count)

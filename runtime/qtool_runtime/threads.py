@@ -1,12 +1,42 @@
-"""How many threads this process may use: its CPU affinity and the quota of its control groups."""
+"""The threads of the kernels: how many this process may use, and how long they wait awake for work."""
 
 from __future__ import annotations
 
 import math
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from qtool_runtime.errors import GenerationError
+
+DEFAULT_SPIN = 20
+"""Microseconds. A token is some two hundred parallel sections, a few microseconds apart, so that this is
+enough to stay awake from one to the next. Threads that spin for longer, 1,000 times as long by ONNX
+Runtime's own default, take the processor from whoever could use it, the other threads of the same model
+included, when a device has anything else to do."""
+
+MAXIMUM_SPIN = 10_000_000
+
+
+@dataclass(frozen=True)
+class Threads:
+    """How kernels share the processors.
+
+    Attributes:
+        count: threads, the calling one included.
+        spin: microseconds for which a thread without work looks for some before it sleeps.
+    """
+
+    count: int
+    spin: int
+
+    @property
+    def session_entries(self) -> dict[str, str]:
+        """Entries of ONNX Runtime's session configuration; versions that do not know one ignore it."""
+        return {
+            "session.intra_op.allow_spinning": "1" if self.spin else "0",
+            "session.intra_op.spin_duration_us": str(self.spin or 1),
+        }
 
 
 def default_threads(root: Path = Path("/")) -> int:
@@ -24,17 +54,23 @@ def default_threads(root: Path = Path("/")) -> int:
     return max(1, min(available, available if quota is None else math.ceil(quota)))
 
 
-def check_threads(threads: int | None) -> int:
-    """Returns `threads`, or the default for None.
+def check_threads(count: int | None, spin: int | None) -> Threads:
+    """Returns the settings, with defaults for None.
 
     Raises:
-        GenerationError: it is not an integer from 1 to 1024.
+        GenerationError: `count` is not an integer from 1 to 1024, or `spin` is not a number of microseconds.
     """
-    if threads is None:
-        return default_threads()
-    if not isinstance(threads, int) or isinstance(threads, bool) or not 1 <= threads <= 1024:
-        raise GenerationError(f"threads is {threads!r}; valid: None, or an integer from 1 to 1024")
-    return threads
+    if count is None:
+        count = default_threads()
+    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= 1024:
+        raise GenerationError(f"threads is {count!r}; valid: None, or an integer from 1 to 1024")
+    if spin is None:
+        spin = DEFAULT_SPIN
+    if not isinstance(spin, int) or isinstance(spin, bool) or not 0 <= spin <= MAXIMUM_SPIN:
+        raise GenerationError(
+            f"spin is {spin!r}; valid: None, or microseconds from 0 (never) to {MAXIMUM_SPIN}"
+        )
+    return Threads(count, spin)
 
 
 def cpu_quota(root: Path = Path("/")) -> float | None:

@@ -21,6 +21,7 @@ from qtool_runtime.compatibility import check_compatibility
 from qtool_runtime.genai_config import FILE_NAME as GENAI_FILE
 from qtool_runtime.genai_config import genai_config
 from qtool_runtime.graph import LoadedGraph, open_graph
+from qtool_runtime.threads import Threads
 
 CACHE_SCALE = 4 / 127
 """Keys and values of these decoders have a standard deviation of about 1."""
@@ -264,4 +265,4 @@ def write_artifact(
 def open_tiny(folder: Path, tiny: TinyDecoder) -> LoadedGraph:
     """Writes the decoder that `tiny` describes, and opens it as `load` does."""
     manifest = contract.read(write_artifact(folder, tiny))
-    return open_graph(folder, manifest, check_compatibility(manifest), 1, manifest.context)
+    return open_graph(folder, manifest, check_compatibility(manifest), Threads(1, 0), manifest.context)

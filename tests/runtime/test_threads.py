@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from qtool_runtime.errors import GenerationError
-from qtool_runtime.threads import check_threads, cpu_quota, default_threads
+from qtool_runtime.model import load
+from qtool_runtime.threads import DEFAULT_SPIN, Threads, check_threads, cpu_quota, default_threads
 
 
 def tree(root: Path, files: dict[str, str]) -> Path:
@@ -96,9 +97,24 @@ def test_systems_without_affinity_count_processors(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize("threads", [0, -1, 1025, 1.0, True, "2"])
 def test_bad_counts_are_refused(threads: object) -> None:
     with pytest.raises(GenerationError, match=r"threads is .*; valid: None, or an integer from 1 to 1024"):
-        check_threads(threads)  # type: ignore[arg-type]
+        check_threads(threads, None)  # type: ignore[arg-type]
 
 
-def test_given_count_is_taken() -> None:
-    assert check_threads(3) == 3
-    assert check_threads(None) == default_threads() >= 1
+@pytest.mark.parametrize("spin", [-1, 1.5, True, "0", 10**9])
+def test_bad_spins_are_refused(spin: object) -> None:
+    with pytest.raises(GenerationError, match="spin is .*; valid: None, or microseconds from 0"):
+        check_threads(1, spin)  # type: ignore[arg-type]
+
+
+def test_given_values_are_taken() -> None:
+    assert check_threads(3, 500) == Threads(3, 500)
+    assert check_threads(None, None) == Threads(default_threads(), DEFAULT_SPIN)
+    assert default_threads() >= 1
+
+
+def test_spinning_is_settable_up_to_the_session(artifact: Path) -> None:
+    for spin, awake in ((0, "0"), (500, "1")):
+        with load(artifact, threads=2, spin=spin) as model:
+            options = model._engine.graph.inference.get_session_options()
+            assert options.intra_op_num_threads == 2
+            assert options.get_session_config_entry("session.intra_op.allow_spinning") == awake

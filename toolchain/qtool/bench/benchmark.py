@@ -61,7 +61,7 @@ def benchmark(
     """
     if rounds < 1:
         raise GenerationError(f"rounds is {rounds}; valid: counts from 1")
-    threads = check_threads(threads)
+    threads = check_threads(threads, None).count
     folder = Path(artifact)
     document = manifest.read(folder)
     asked = lengths or Lengths()

@@ -31,6 +31,7 @@ def command(
     engine: str,
     context: int | None,
     threads: int | None,
+    spin: int | None,
     provider: str | None,
     **options: Any,
 ) -> None:
@@ -43,7 +44,7 @@ def command(
     options["enable_thinking"] = options.pop("thinking")
     opening: list[dict[str, Any]] = [{"role": "system", "content": system}] if system is not None else []
     with qtool_runtime.load(
-        artifact, engine=engine, context=context, threads=threads, provider=provider
+        artifact, engine=engine, context=context, threads=threads, spin=spin, provider=provider
     ) as model:
         click.echo(f"{model.manifest.name}, {model.context:,} tokens of context. {_HELP}", err=True)
         messages = list(opening)

@@ -34,6 +34,7 @@ def command(
     engine: str,
     context: int | None,
     threads: int | None,
+    spin: int | None,
     provider: str | None,
     as_json: bool,
 ) -> None:
@@ -44,7 +45,7 @@ def command(
     import qtool_runtime
 
     with qtool_runtime.load(
-        artifact, engine=engine, context=context, threads=threads, provider=provider
+        artifact, engine=engine, context=context, threads=threads, spin=spin, provider=provider
     ) as model:
         report = model.health(
             max_time_to_first_token=max_time_to_first_token,

@@ -29,6 +29,12 @@ _OPTIONS = (
         type=click.IntRange(min=1),
         help="Processor threads. [default: those this process may use]",
     ),
+    click.option(
+        "--spin",
+        type=click.IntRange(min=0),
+        metavar="MICROSECONDS",
+        help="How long threads without work stay awake; 0 for never. [default: 20]",
+    ),
     click.option("--provider", help="Run on this provider instead of the artifact's, such as cpu."),
 )
 

@@ -33,6 +33,7 @@ def command(
     engine: str,
     context: int | None,
     threads: int | None,
+    spin: int | None,
     provider: str | None,
     thinking: bool | None,
     thinking_budget: int | None,
@@ -60,7 +61,7 @@ def command(
             raise click.UsageError(f"{name} needs the chat template; it does not go with --raw.")
     text = sys.stdin.read() if prompt == "-" else prompt
     with qtool_runtime.load(
-        artifact, engine=engine, context=context, threads=threads, provider=provider
+        artifact, engine=engine, context=context, threads=threads, spin=spin, provider=provider
     ) as model:
         if raw:
             stream = model.generate(text, **sampling)
