@@ -173,10 +173,11 @@ def open_genai(
         )
     layout = CacheLayout.from_manifest(manifest, chosen.device)
     _check_configuration(folder, manifest)
+    changes = json.dumps(_changes(threads, context))
     try:
         config = package.Config(str(folder))
         config.clear_providers()
-        config.overlay(json.dumps(_changes(threads, context)))
+        config.overlay(changes)
         model = package.Model(config)
     except Exception as error:  # its errors share no other base
         if "Protobuf parsing failed" in str(error):

@@ -68,9 +68,8 @@ def load(
         engine: what runs the model: "onnxruntime", or "genai" for onnxruntime-genai. Everything but the
             forward passes is the same with both.
         threads: CPU threads; None for the CPUs that affinity and container limits leave to this process.
-        spin: microseconds for which a thread without work stays awake; 0 for never (saves power), None for
-        20.
-            Many more are right for a machine that does nothing else.
+        spin: microseconds for which a thread without work stays awake; None for 20, 0 for none at all, which
+            saves power.
         provider: "cpu", "cuda", "directml" or "webgpu"; None for the one that the artifact was built for.
             There is no fallback to another one.
         context: longest prompt and answer together, in tokens; None for what the artifact was planned for.
@@ -85,9 +84,8 @@ def load(
         MissingExtraError: the engine is not installed.
         IncompatibleRuntimeError: the installed engine cannot run it.
         ContextLimitError: `context` is longer than planned.
-        GenerationError: `threads`, `spin` or `context` is not a count, `on_answer` not a function, or there
-        is no
-            such engine.
+        GenerationError: `threads`, `spin` or `context` is out of its range, `on_answer` is not a function,
+            or there is no such engine.
     """
     check_engine(engine)
     check_on_answer(on_answer)

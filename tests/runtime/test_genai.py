@@ -28,6 +28,7 @@ from qtool_runtime.genai import GenaiEngine, GenaiSession, open_genai
 from qtool_runtime.model import load
 from qtool_runtime.onnx_engine import open_onnxruntime
 from qtool_runtime.session import OnnxSession
+from qtool_runtime.threads import Threads
 from support.kernels import require_int8_kv_cache
 
 from .decoder_graphs import TinyDecoder, write_artifact
@@ -46,7 +47,7 @@ KINDS = {
 
 def write_and_open(folder: Path, tiny: TinyDecoder, **changes: object) -> GenaiEngine:
     document = manifest.read(write_artifact(folder, tiny, **changes))
-    return open_genai(folder, document, None, 1, document.context)
+    return open_genai(folder, document, None, Threads(1, 0), document.context)
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -249,7 +250,10 @@ def test_only_the_configuration_and_the_model_are_read(copy: Path) -> None:
     document = manifest.read(copy)
     for name in ("manifest.json", "tokenizer.json", "tokenizer_config.json", "processor_config.json"):
         (copy / name).write_bytes(b"junk")
-    assert open_genai(copy, document, None, 1, 128).new_sessions(1)().forward([1]).shape == (1, 300)
+    assert open_genai(copy, document, None, Threads(1, 0), 128).new_sessions(1)().forward([1]).shape == (
+        1,
+        300,
+    )
 
 
 @pytest.mark.parametrize(
@@ -268,7 +272,7 @@ def test_only_the_configuration_and_the_model_are_read(copy: Path) -> None:
 def test_artifacts_that_it_cannot_run(tmp_path: Path, extra, changes, kind, message: str) -> None:
     folder = write_artifact(tmp_path, TinyDecoder(), extra, **changes)
     with pytest.raises(kind, match=message):
-        open_genai(folder, manifest.read(folder), None, 1, 128)
+        open_genai(folder, manifest.read(folder), None, Threads(1, 0), 128)
 
 
 def test_an_unknown_architecture(tmp_path: Path) -> None:
@@ -283,7 +287,7 @@ def test_only_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     graph = replace(manifest.read(write_artifact(tmp_path / "a", TinyDecoder())).graph, provider="cuda")
     folder = write_artifact(tmp_path / "b", TinyDecoder(), graph=graph)
     document = manifest.read(folder)
-    session = open_genai(folder, document, "cpu", 1, 128).new_sessions(1)()
+    session = open_genai(folder, document, "cpu", Threads(1, 0), 128).new_sessions(1)()
     assert session.forward([1]).shape == (1, 300)
     import onnxruntime
 
@@ -291,7 +295,7 @@ def test_only_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
     )
     with pytest.raises(IncompatibleRuntimeError, match="genai runs on the provider cpu only; cuda") as caught:
-        open_genai(folder, document, None, 1, 128)
+        open_genai(folder, document, None, Threads(1, 0), 128)
     assert 'provider="cpu"' in caught.value.hint
 
 

@@ -102,7 +102,7 @@ def test_bad_counts_are_refused(threads: object) -> None:
 
 @pytest.mark.parametrize("spin", [-1, 1.5, True, "0", 10**9])
 def test_bad_spins_are_refused(spin: object) -> None:
-    with pytest.raises(GenerationError, match="spin is .*; valid: None, or microseconds from 0"):
+    with pytest.raises(GenerationError, match=r"spin is .*; valid: None, or microseconds from 0"):
         check_threads(1, spin)  # type: ignore[arg-type]
 
 
