@@ -9,6 +9,7 @@ its logits; the others find theirs ready. Nobody has to keep step: who does not,
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -90,13 +91,15 @@ class Batch:
         binding.bind_cpu_input("attention_mask", attended.astype(np.int64))
         if graph.takes_positions:
             binding.bind_cpu_input("position_ids", positions[:, None].astype(np.int64))
+        started = time.perf_counter()
         try:
             graph.inference.run_with_iobinding(binding)
         except Exception as error:  # ONNX Runtime's errors share no other base
             raise GenerationError(f"onnxruntime failed on {len(members)} sequences: {error}") from error
+        seconds = time.perf_counter() - started
         for row, member in enumerate(members):
             if member.reads:
-                member.receive(self._logits[row].astype(np.float32))
+                member.receive(self._logits[row].astype(np.float32), seconds)
 
     def waiting(self) -> int:
         """How many sequences have a token that was announced and not read."""

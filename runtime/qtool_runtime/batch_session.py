@@ -88,6 +88,7 @@ class BatchSession:
 
     Attributes:
         cache: its row.
+        seconds_ahead: see `engine.Session`.
     """
 
     def __init__(self, batch: Batch) -> None:
@@ -98,6 +99,7 @@ class BatchSession:
         self._ready: NDArray[np.float32] | None = None
         self._announced: int | None = None  # to be read
         self._last = 0  # the last token that was read
+        self.seconds_ahead = 0.0
 
     @property
     def deadline(self) -> float | None:
@@ -133,8 +135,10 @@ class BatchSession:
         with self._batch.lock:
             self._alone.check()
             logits, self._ready = self._ready, None
+            ahead, self.seconds_ahead = self.seconds_ahead, 0.0
             if logits is not None:
                 if len(token_ids) == 1 and int(token_ids[0]) == self._last:
+                    self.seconds_ahead = ahead
                     return logits
                 self.cache.truncate(self.length - 1)  # another token was announced than is read now
             self._join()
@@ -145,7 +149,7 @@ class BatchSession:
                 self._last = int(token_ids[-1])
                 return logits
             self._batch.step()
-            logits, self._ready = self._ready, None
+            logits, self._ready, self.seconds_ahead = self._ready, None, 0.0
             assert logits is not None
             return logits
 
@@ -159,8 +163,9 @@ class BatchSession:
         """The token for the next pass of the batch: the announced one, or the last one again."""
         return self._last if self._announced is None or self.length >= self.context else self._announced
 
-    def receive(self, logits: NDArray[np.float32]) -> None:
+    def receive(self, logits: NDArray[np.float32], seconds: float) -> None:
         """Takes the logits behind the announced token, of shape (1, vocab_size), until they are asked for."""
+        self.seconds_ahead = seconds
         assert self._announced is not None
         self._last, self._announced = self._announced, None
         self._ready = logits

@@ -47,6 +47,10 @@ class Session(Protocol):
     def row_limit(self) -> int:
         """Most rows of logits that one forward pass returns; 1 for engines that only return the last."""
 
+    @property
+    def seconds_ahead(self) -> float:
+        """Seconds that the last forward pass took before it was asked for, together with others; mostly 0."""
+
     def forward(self, token_ids: Sequence[int] | NDArray[np.int64], rows: int = 1) -> NDArray[np.float32]:
         """Reads tokens, and returns what the model predicts after the last `rows` of them.
 

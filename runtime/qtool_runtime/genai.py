@@ -85,6 +85,11 @@ class GenaiSession:
         """The generator gives the last row only."""
         return 1
 
+    @property
+    def seconds_ahead(self) -> float:
+        """Nothing is read before it is asked for."""
+        return 0.0
+
     def forward(self, token_ids: Sequence[int] | NDArray[np.int64], rows: int = 1) -> NDArray[np.float32]:
         """Reads tokens, piece by piece; see `engine.Session`."""
         if self._generator is None:

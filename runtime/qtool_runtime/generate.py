@@ -147,7 +147,7 @@ def generate(
             else:
                 token = sampler.choose(logits)
             session.announce(token)
-            result.decode_seconds += time.perf_counter() - started
+            result.decode_seconds += time.perf_counter() - started + session.seconds_ahead
             result.drafted_tokens, result.accepted_tokens = reader.drafted, reader.accepted
             result._decode_steps += 1
         result.stop_reason = endings[token]

@@ -60,6 +60,11 @@ class OnnxSession:
         """As many as one run reads tokens."""
         return self._graph.prefill_chunk
 
+    @property
+    def seconds_ahead(self) -> float:
+        """Nothing is read before it is asked for."""
+        return 0.0
+
     def forward(self, token_ids: Sequence[int] | NDArray[np.int64], rows: int = 1) -> NDArray[np.float32]:
         """Reads tokens, in chunks, so that memory does not grow with the prompt; see `engine.Session`."""
         self.check()

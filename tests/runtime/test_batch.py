@@ -324,3 +324,10 @@ def test_a_forgotten_stream_gives_its_row_back(tmp_path: Path, tokenizer_json: b
         assert len(batch._members) == 2
         del answers
         assert len(batch._members) == 0
+
+
+def test_every_answer_counts_the_passes_that_served_it(model: Model) -> None:
+    answers = model.generate_batch(PROMPTS[:3], max_tokens=40, ignore_eos=True)
+    answers.read()
+    seconds = [stream.stats.decode_seconds for stream in answers]
+    assert max(seconds) < 3 * min(seconds)

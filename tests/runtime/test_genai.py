@@ -58,7 +58,8 @@ def both(request: pytest.FixtureRequest, tmp_path_factory) -> tuple[OnnxSession,
     folder = write_artifact(tmp_path_factory.mktemp(request.param), KINDS[request.param])
     document = manifest.read(folder)
     engines = (
-        opener(folder, document, None, Threads(1, 0), document.context) for opener in (open_onnxruntime, open_genai)
+        opener(folder, document, None, Threads(1, 0), document.context)
+        for opener in (open_onnxruntime, open_genai)
     )
     ours, theirs = (engine.new_sessions(1)() for engine in engines)
     assert isinstance(ours, OnnxSession)

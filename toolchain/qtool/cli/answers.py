@@ -49,6 +49,28 @@ def print_answer(stream: TextStream) -> None:
         click.echo()
 
 
+def describe_answer(stream: TextStream) -> dict[str, Any]:
+    """Returns an answer that has ended as JSON data: its parts, why it ended, counts and rates."""
+    result = stream.stats
+    return {
+        "text": stream.text,
+        "reasoning": stream.reasoning,
+        "tool_calls": [describe_call(call) for call in stream.tool_calls],
+        "malformed_tool_calls": [
+            {"raw": call.raw, "reason": call.reason} for call in stream.malformed_tool_calls
+        ],
+        "stop_reason": result.stop_reason,
+        "prompt_tokens": result.prompt_tokens,
+        "tokens": len(result.token_ids),
+        "time_to_first_token_seconds": round(result.time_to_first_token, 4),
+        "prefill_tokens_per_second": round(result.prefill_rate, 1),
+        "decode_tokens_per_second": round(result.decode_rate, 1),
+        "kv_cache_bytes": result.cache_bytes,
+        "drafted_tokens": result.drafted_tokens,
+        "accepted_tokens": result.accepted_tokens,
+    }
+
+
 def describe_call(call: ToolCall) -> dict[str, Any]:
     """Returns a call as JSON data."""
     return {"name": call.name, "arguments": call.arguments}

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from qtool.cli.answers import describe_call, print_answer
+from qtool.cli.answers import describe_answer, print_answer
 from qtool.cli.load_options import load_options
 from qtool.cli.output import json_option, print_json
 from qtool.cli.sampling_options import sampling_options
@@ -80,24 +80,7 @@ def command(
             stream.read()
         else:
             print_answer(stream)
-    result = stream.stats
-    report = {
-        "text": stream.text,
-        "reasoning": stream.reasoning,
-        "tool_calls": [describe_call(call) for call in stream.tool_calls],
-        "malformed_tool_calls": [
-            {"raw": call.raw, "reason": call.reason} for call in stream.malformed_tool_calls
-        ],
-        "stop_reason": result.stop_reason,
-        "prompt_tokens": result.prompt_tokens,
-        "tokens": len(result.token_ids),
-        "time_to_first_token_seconds": round(result.time_to_first_token, 4),
-        "prefill_tokens_per_second": round(result.prefill_rate, 1),
-        "decode_tokens_per_second": round(result.decode_rate, 1),
-        "kv_cache_bytes": result.cache_bytes,
-        "drafted_tokens": result.drafted_tokens,
-        "accepted_tokens": result.accepted_tokens,
-    }
+    report = describe_answer(stream)
     if as_json:
         print_json(report)
         return

@@ -1,0 +1,81 @@
+"""`qtool batch`."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import click
+
+from qtool.cli.answers import describe_answer
+from qtool.cli.load_options import load_options
+from qtool.cli.sampling_options import sampling_options
+
+if TYPE_CHECKING:
+    from qtool_runtime import TextStream
+
+
+@click.command(name="batch")
+@click.argument("artifact", type=click.Path(path_type=Path))
+@click.argument("prompts", type=click.File("r", encoding="utf-8", errors="replace"))
+@click.option("--system", help="System message of every prompt.")
+@click.option("--raw", is_flag=True, help="Continue prompts as they are, without the chat template.")
+@click.option(
+    "--at-once", type=click.IntRange(1, 64), default=4, show_default=True, help="Answers in progress."
+)
+@sampling_options
+@load_options
+def command(
+    *,
+    artifact: Path,
+    prompts: IO[str],
+    system: str | None,
+    raw: bool,
+    at_once: int,
+    engine: str,
+    context: int | None,
+    threads: int | None,
+    spin: int | None,
+    provider: str | None,
+    thinking: bool | None,
+    thinking_budget: int | None,
+    tools: list[Any] | None,
+    tool_choice: str | None,
+    **options: Any,
+) -> None:
+    """Answer every line of the file PROMPTS ("-" for standard input), several together.
+
+    Prints one line of JSON for each prompt, in their order.
+    """
+    import qtool_runtime
+
+    lines = [line.rstrip("\r\n") for line in prompts]
+    with qtool_runtime.load(
+        artifact, engine=engine, context=context, threads=threads, spin=spin, provider=provider
+    ) as model:
+        if raw:
+            answers = model.generate_batch(lines, at_once=at_once, **options)
+        else:
+            opening = [{"role": "system", "content": system}] if system is not None else []
+            answers = model.chat_batch(
+                [[*opening, {"role": "user", "content": line}] for line in lines],
+                at_once=at_once,
+                tools=tools,
+                tool_choice=tool_choice,
+                enable_thinking=thinking,
+                thinking_budget=thinking_budget,
+                **options,
+            )
+        waiting = deque(zip(lines, answers, strict=True))
+        for _ in answers.events():
+            _print_ended(waiting)
+        _print_ended(waiting)
+
+
+def _print_ended(waiting: deque[tuple[str, TextStream]]) -> None:
+    """Prints answers that have ended, up to the first that has not."""
+    while waiting and waiting[0][1].stop_reason is not None:
+        prompt, stream = waiting.popleft()
+        click.echo(json.dumps({"prompt": prompt, **describe_answer(stream)}, ensure_ascii=False))
