@@ -114,9 +114,7 @@ class TextStream(Iterator[str]):
     def pending(self) -> Iterator[Event]:
         """Yields the events of steps so far that have not been yielded yet."""
         while self._ready:
-            event = self._ready.popleft()
-            self._past.append(event)
-            yield event
+            yield self._ready.popleft()
 
     def step(self) -> bool:
         """Generates one more token; `pending` has what it completes. The last step may only end the answer.
@@ -128,6 +126,7 @@ class TextStream(Iterator[str]):
             GenerationError: the generation failed.
         """
         events = next(self._steps, None)
+        self._past.extend(events or ())
         self._ready.extend(events or ())
         return events is not None
 
