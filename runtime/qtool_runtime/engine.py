@@ -78,8 +78,13 @@ class Session(Protocol):
             GenerationError: fewer tokens than that have been read.
         """
 
-    def snapshot(self, start: int = 0) -> Snapshot | None:
-        """Returns a copy of the keys and values from token `start` on; None if the engine hides them."""
+    def snapshot(self, start: int = 0, stop: int | None = None) -> Snapshot | None:
+        """Returns a copy of the keys and values of tokens [start, stop); None if the engine cannot give them.
+
+        Args:
+            start: first token.
+            stop: token after the last; None for all that were read.
+        """
 
     def restore(self, snapshots: Sequence[Snapshot]) -> None:
         """Replaces what was read by the tokens of snapshots, one behind the other.

@@ -125,7 +125,7 @@ class GenaiSession:
             self._generator.rewind_to(length)
             self.length = length
 
-    def snapshot(self, start: int = 0) -> Snapshot | None:
+    def snapshot(self, start: int = 0, stop: int | None = None) -> Snapshot | None:
         """None: the generator does not take keys and values back."""
         return None
 

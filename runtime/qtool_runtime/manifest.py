@@ -117,6 +117,9 @@ class MemoryPlan:
 
     weights: int
     kv_cache: int
+    prefix_memory: int
+    """What is kept of earlier prompts and answers, at most (see `prefix_memory.py`), unless `load` is told
+    another bound."""
     activations: int
     runtime: int
     peak: int

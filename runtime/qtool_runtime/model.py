@@ -18,6 +18,7 @@ from qtool_runtime.checks import (
     check_context,
     check_max_tokens,
     check_on_answer,
+    check_prefix_memory,
     check_token_ids,
 )
 from qtool_runtime.constraint import GrammarCompiler
@@ -31,6 +32,7 @@ from qtool_runtime.huge_pages import collapse_new_memory, private_memory
 from qtool_runtime.integrity import check_files
 from qtool_runtime.manifest import Manifest, read
 from qtool_runtime.metrics import Metrics
+from qtool_runtime.prefix_memory import PrefixMemory
 from qtool_runtime.request import GREEDY, AnswerOptions, ChatForm, Request, sampling_defaults
 from qtool_runtime.stream import TextStream
 from qtool_runtime.text import Tokenizer
@@ -55,6 +57,7 @@ def load(
     spin: int | None = None,
     provider: str | None = None,
     context: int | None = None,
+    prefix_memory: int | None = None,
     verify: bool = False,
     huge_pages: bool = True,
     on_answer: Callable[[GenerationResult], None] | None = None,
@@ -73,6 +76,10 @@ def load(
         provider: "cpu", "cuda", "directml" or "webgpu"; None for the one that the artifact was built for.
             There is no fallback to another one.
         context: longest prompt and answer together, in tokens; None for what the artifact was planned for.
+        prefix_memory: most bytes of keys and values to keep of earlier prompts and answers, so that a prompt
+            that starts like one of them is only read from there on; 0 for none. None for what the artifact's
+            memory plan has room for (`qtool inspect` shows it): one whole context, or a sixteenth of the
+            device's memory if that is less.
         verify: also compare the SHA-256 of every file, and refuse unknown files. Sizes are always compared.
         huge_pages: on Linux, move the packed weights into huge pages, in the background, right after loading.
         on_answer: is called with the result of each answer that began, once it has ended for whatever
@@ -84,8 +91,8 @@ def load(
         MissingExtraError: the engine is not installed.
         IncompatibleRuntimeError: the installed engine cannot run it.
         ContextLimitError: `context` is longer than planned.
-        GenerationError: `threads`, `spin` or `context` is out of its range, `on_answer` is not a function,
-            or there is no such engine.
+        GenerationError: `threads`, `spin`, `context` or `prefix_memory` is out of its range, `on_answer` is
+            not a function, or there is no such engine.
     """
     check_engine(engine)
     check_on_answer(on_answer)
@@ -94,6 +101,7 @@ def load(
     check_files(folder, manifest, hashes=verify, extra=verify)
     settings = check_threads(threads, spin)
     context = check_context(context, manifest.context)
+    memory = PrefixMemory(check_prefix_memory(prefix_memory, manifest.memory.prefix_memory))
     memory_before = private_memory() if huge_pages else []
     opened = open_engine(engine, folder, manifest, provider=provider, threads=settings, context=context)
     # After the weights: parsing needs memory for a while, which is then not on top of the packing of weights.
@@ -101,7 +109,7 @@ def load(
     return_free_memory()
     if huge_pages:
         collapse_new_memory(memory_before)
-    return Model(folder, manifest, opened, tokenizer, on_answer=on_answer)
+    return Model(folder, manifest, opened, tokenizer, memory, on_answer=on_answer)
 
 
 class Model:
@@ -117,6 +125,7 @@ class Model:
         threads: CPU threads in use.
         context: longest prompt and answer together, in tokens.
         metrics: what all answers so far took together.
+        prefix_memory: keys and values of what its generations have read.
     """
 
     def __init__(
@@ -125,11 +134,13 @@ class Model:
         manifest: Manifest,
         engine: Engine,
         tokenizer: Tokenizer,
+        prefix_memory: PrefixMemory,
         *,
         on_answer: Callable[[GenerationResult], None] | None = None,
     ) -> None:
         self.manifest = manifest
         self.tokenizer = tokenizer
+        self.prefix_memory = prefix_memory
         self.engine = engine.name
         self.provider = engine.provider
         self.threads = engine.threads
@@ -307,9 +318,14 @@ class Model:
             max_resident_bytes=max_resident_bytes,
         )
 
+    def forget(self) -> None:
+        """Drops the keys and values that were kept of earlier prompts and answers."""
+        self.prefix_memory.forget()
+
     def close(self) -> None:
         """Starts no more generations. The weights are freed when those in progress have ended."""
         self._engine = None
+        self.forget()
 
     def __enter__(self) -> Model:
         return self
@@ -384,7 +400,14 @@ class Model:
         new_session = self._sessions(together)
         eos_ids = self.manifest.generation.eos_token_ids
         streams = [
-            request.start(new_session, self.tokenizer, eos_ids, self._grammars, self._ended)
+            request.start(
+                new_session,
+                memory=self.prefix_memory,
+                tokenizer=self.tokenizer,
+                eos_ids=eos_ids,
+                grammars=self._grammars,
+                on_end=self._ended,
+            )
             for request in requests
         ]
         return Answers(streams, at_once)

@@ -30,6 +30,7 @@ class OnnxSession:
         self._graph = graph
         self.deadline: float | None = None
         self._closed = False
+        self._damaged = False
         self._cache = cache or new_cache(graph.cache_layout, graph.context)
         self._binding: Any = graph.inference.io_binding()
         self._run_options = runtime.RunOptions()
@@ -110,9 +111,9 @@ class OnnxSession:
         """
         self._cache.truncate(length)
 
-    def snapshot(self, start: int = 0) -> Snapshot:
-        """Returns a copy of the keys and values of the tokens from `start` on."""
-        return self._cache.snapshot(start)
+    def snapshot(self, start: int = 0, stop: int | None = None) -> Snapshot | None:
+        """Returns a copy of the keys and values of tokens [start, stop), by default to the last one."""
+        return None if self._damaged else self._cache.snapshot(start, self.length if stop is None else stop)
 
     def restore(self, snapshots: Sequence[Snapshot]) -> None:
         """Replaces what was read by the tokens of snapshots, one behind the other."""
@@ -142,6 +143,8 @@ class OnnxSession:
         try:
             graph.inference.run_with_iobinding(self._binding, self._run_options)
         except Exception as error:  # ONNX Runtime's errors share no other base
+            # Before 1.27, a failed run also frees what the run before it returned: nobody may copy that.
+            self._damaged = graph.cache_layout.update == "concatenate"
             if self._cancelled.is_set():
                 raise Cancelled("the generation was cancelled") from None
             raise GenerationError(f"onnxruntime failed on tokens {start} to {total}: {error}") from error

@@ -21,7 +21,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory, tokenizer_json: byte
     folder = tmp_path_factory.mktemp(request.param)
     extra = {"tokenizer.json": tokenizer_json, "chat_template.jinja": TEMPLATE.encode()}
     write_artifact(folder, TinyDecoder(update=request.param, context=CONTEXT), extra)
-    with load(folder, threads=1, engine=engine) as loaded:
+    with load(folder, threads=1, engine=engine, prefix_memory=0) as loaded:
         yield loaded
 
 

@@ -39,6 +39,8 @@ _PREFILL_CHUNK = 512
 """Most tokens that one step of the runtime computes (`qtool_runtime.graph`)."""
 _PREFILL_CHUNK_ALL_LOGITS = 64
 """The same for graphs that return logits for every token."""
+_PREFIX_MEMORY_SHARE = 16
+"""Part of the device's memory that keeps keys and values of earlier prompts, unless one context is less."""
 _PACKED_BYTES_PER_GROUP = 8
 """On the CPU, ONNX Runtime repacks integer matrices into buffers of its own, which also hold each group's
 scale and sum as float32; the file's scales and zero points stay mapped beside them, its integers do not."""
@@ -184,6 +186,7 @@ def device_memory(
     """
     weights = data_bytes + _packing_bytes(config, target)
     cache = context * kv_bytes_per_token(config, target)
+    remembered = _prefix_memory(cache, target)
     float_bytes = _FLOAT_BYTES[target.precision.activations]
     # The widest moment of a prefill step: residual, gate, up and their product, all for one chunk.
     width = 2 * config.hidden_size + 3 * config.intermediate_size
@@ -199,11 +202,22 @@ def device_memory(
     return MemoryPlan(
         weights=weights,
         kv_cache=cache,
+        prefix_memory=remembered,
         activations=activations,
         runtime=runtime,
-        peak=weights + cache + activations + runtime,
+        peak=weights + cache + remembered + activations + runtime,
         budget=target.memory.budget_mb * 1_000_000,
     )
+
+
+def _prefix_memory(cache: int, target: Target) -> int:
+    """Returns the default bound of the prefix memory, in bytes.
+
+    None where the KV cache is not in the processor's own memory, and has to be copied from elsewhere.
+    """
+    if target.execution.provider != "cpu":
+        return 0
+    return min(cache, target.memory.budget_mb * 1_000_000 // _PREFIX_MEMORY_SHARE)
 
 
 def _packing_bytes(config: QwenConfig, target: Target) -> int:

@@ -85,7 +85,7 @@ class TestRun:
         report = json.loads(invoke("run", artifact, "Hello world", *GREEDY, "--json").stdout)
         assert report.keys() == {
             "text", "reasoning", "tool_calls", "malformed_tool_calls",
-            "stop_reason", "prompt_tokens", "tokens", "time_to_first_token_seconds",
+            "stop_reason", "prompt_tokens", "cached_tokens", "tokens", "time_to_first_token_seconds",
             "prefill_tokens_per_second", "decode_tokens_per_second", "kv_cache_bytes",
             "drafted_tokens", "accepted_tokens",
         }  # fmt: skip

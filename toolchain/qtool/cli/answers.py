@@ -61,6 +61,7 @@ def describe_answer(stream: TextStream) -> dict[str, Any]:
         ],
         "stop_reason": result.stop_reason,
         "prompt_tokens": result.prompt_tokens,
+        "cached_tokens": result.cached_tokens,
         "tokens": len(result.token_ids),
         "time_to_first_token_seconds": round(result.time_to_first_token, 4),
         "prefill_tokens_per_second": round(result.prefill_rate, 1),

@@ -130,6 +130,7 @@ def _print_plan(job: Job) -> None:
             ("build memory", megabytes(plan.build_memory)),
             ("KV cache", f"{plan.kv_bytes_per_token:,} bytes a token, {megabytes(device.kv_cache)} in all"),
             ("device weights", f"{megabytes(device.weights)} at the load's peak"),
+            ("prefix memory", megabytes(device.prefix_memory)),
             ("device activations", megabytes(device.activations)),
             ("device runtime", megabytes(device.runtime)),
             ("device peak", f"{megabytes(device.peak)} of a budget of {megabytes(device.budget)}"),
