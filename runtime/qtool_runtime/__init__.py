@@ -20,6 +20,7 @@ from qtool_runtime.errors import (
     ContextLimitError,
     GenerationError,
     IncompatibleRuntimeError,
+    KvFileError,
     MissingExtraError,
     QtoolError,
 )
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from qtool_runtime.metrics import Distribution, Metrics, MetricsSummary
     from qtool_runtime.model import Model, load
     from qtool_runtime.sampling import SamplingOptions
+    from qtool_runtime.saved_prefix import SavedPrefix
     from qtool_runtime.stream import TextStream
     from qtool_runtime.tools import MalformedToolCall, ToolCall
 
@@ -50,6 +52,7 @@ __all__ = [
     "HealthCheck",
     "HealthReport",
     "IncompatibleRuntimeError",
+    "KvFileError",
     "MalformedToolCall",
     "Manifest",
     "Metrics",
@@ -59,6 +62,7 @@ __all__ = [
     "QtoolError",
     "ReasoningText",
     "SamplingOptions",
+    "SavedPrefix",
     "Session",
     "TextStream",
     "TokenLogprob",
@@ -82,6 +86,7 @@ _HOMES = {
     "Model": "model",
     "ReasoningText": "answer",
     "SamplingOptions": "sampling",
+    "SavedPrefix": "saved_prefix",
     "Session": "engine",
     "TextStream": "stream",
     "TokenLogprob": "logprobs",

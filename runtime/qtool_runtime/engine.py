@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qtool_runtime.errors import GenerationError
-from qtool_runtime.kv_cache import Snapshot
+from qtool_runtime.kv_cache import CacheLayout, Snapshot
 
 
 class Cancelled(GenerationError):
@@ -122,6 +122,10 @@ class Engine(Protocol):
     @property
     def context(self) -> int:
         """Most tokens that a session can hold."""
+
+    @property
+    def cache_layout(self) -> CacheLayout | None:
+        """The tensors of a `Snapshot`; None if its sessions give none."""
 
     def new_sessions(self, together: int) -> Callable[[], Session]:
         """Returns a maker of sessions that have read nothing yet.

@@ -48,6 +48,7 @@ class GenaiEngine:
     vocab_size: int
     bytes_per_token: int
     name: str = "genai"
+    cache_layout: CacheLayout | None = None
 
     def new_sessions(self, together: int) -> Callable[[], GenaiSession]:
         """Returns a maker of sessions, each of which reads alone."""

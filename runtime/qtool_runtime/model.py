@@ -34,6 +34,7 @@ from qtool_runtime.manifest import Manifest, read
 from qtool_runtime.metrics import Metrics
 from qtool_runtime.prefix_memory import PrefixMemory
 from qtool_runtime.request import GREEDY, AnswerOptions, ChatForm, Request, sampling_defaults
+from qtool_runtime.saved_prefix import PrefixFiles, SavedPrefix, read_text
 from qtool_runtime.stream import TextStream
 from qtool_runtime.text import Tokenizer
 from qtool_runtime.thinking import CLOSING, check_thinking, close_thinking, is_closed, is_opened
@@ -109,7 +110,11 @@ def load(
     return_free_memory()
     if huge_pages:
         collapse_new_memory(memory_before)
-    return Model(folder, manifest, opened, tokenizer, memory, on_answer=on_answer)
+    files = PrefixFiles.of(manifest, opened, memory)
+    baked = manifest.baked_prompt
+    if baked and files.usable and opened.provider == manifest.graph.provider:
+        files.pin(folder / baked.kv_file)  # another provider's keys and values are not quite equal
+    return Model(folder, manifest, opened, tokenizer, files, on_answer=on_answer)
 
 
 class Model:
@@ -134,18 +139,19 @@ class Model:
         manifest: Manifest,
         engine: Engine,
         tokenizer: Tokenizer,
-        prefix_memory: PrefixMemory,
+        prefix_files: PrefixFiles,
         *,
         on_answer: Callable[[GenerationResult], None] | None = None,
     ) -> None:
         self.manifest = manifest
         self.tokenizer = tokenizer
-        self.prefix_memory = prefix_memory
+        self.prefix_memory = prefix_files.memory
         self.engine = engine.name
         self.provider = engine.provider
         self.threads = engine.threads
         self.context = engine.context
         self._folder = folder
+        self._prefix_files = prefix_files
         self._engine: Engine | None = engine
         self._grammars = GrammarCompiler(tokenizer, manifest.model.vocab_size)
         self.metrics = Metrics()
@@ -318,8 +324,71 @@ class Model:
             max_resident_bytes=max_resident_bytes,
         )
 
+    def save_prefix(
+        self,
+        path: str | Path,
+        prompt: str | Sequence[int] | NDArray[np.int64] | Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        enable_thinking: bool | None = None,
+    ) -> int:
+        """Writes keys and values of a prompt to a file, for `load_prefix` in a later process.
+
+        What the prefix memory does not know of it is read first. Of a prompt that passes the context, the
+        tokens that fit are written.
+
+        Args:
+            path: the file; one that is there is replaced as a whole.
+            prompt: text, token ids, or a conversation (an empty list is one that has not begun). Of that, the
+                file holds the messages, and the tokens that it starts with whatever its user says next.
+            tools: see `chat`; for a conversation.
+            enable_thinking: likewise.
+
+        Returns:
+            How many tokens the file is about.
+
+        Raises:
+            GenerationError: the prompt is empty or malformed, or the engine does not give keys and values.
+            KvFileError: the messages are no plain data, or the file cannot be written.
+        """
+        messages: Sequence[Any] = ()
+        if not isinstance(prompt, str | np.ndarray) and all(isinstance(item, Mapping) for item in prompt):
+            from qtool_runtime.conversation import encode_opening  # as below
+
+            messages = list(prompt)
+            tokens = encode_opening(
+                self.chat_template, self.tokenizer, messages, tools=tools, enable_thinking=enable_thinking
+            )
+        else:
+            tokens = self._prompt_tokens(prompt)  # type: ignore[arg-type]
+        tokens = tokens[: self.context]
+        self._prefix_files.save(Path(path), tokens, messages, self.new_session)
+        return len(tokens)
+
+    def load_prefix(self, path: str | Path) -> SavedPrefix:
+        """Takes a file of `save_prefix` into the prefix memory, as much of its start as fits there.
+
+        Returns:
+            Its tokens, and the conversation to go on with.
+
+        Raises:
+            GenerationError: the model was loaded without a prefix memory.
+            KvFileError: the file is malformed, damaged, or of another model, provider or version.
+        """
+        return self._prefix_files.load(Path(path))
+
+    @cached_property
+    def baked_prompt(self) -> str | None:
+        """The system prompt that was baked into the artifact: with it, a conversation starts sooner.
+
+        Raises:
+            ArtifactError: its text cannot be read.
+        """
+        baked = self.manifest.baked_prompt
+        return None if baked is None else read_text(self._folder / baked.text_file)
+
     def forget(self) -> None:
-        """Drops the keys and values that were kept of earlier prompts and answers."""
+        """Drops the keys and values that were kept of earlier prompts and answers, the baked one left out."""
         self.prefix_memory.forget()
 
     def close(self) -> None:
