@@ -6,9 +6,9 @@ No tensor is read and no graph is made, so a plan takes milliseconds.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qtool.calibration.text import WINDOW
 from qtool.checkpoint.config import QwenConfig
@@ -17,6 +17,9 @@ from qtool.errors import BudgetError
 from qtool.quantize.schemes import Role, Scheme, role_of, scheme_for
 from qtool_runtime.manifest import MemoryPlan
 from qtool_targets import Target
+
+if TYPE_CHECKING:
+    from qtool.bake import SystemPrompt
 
 _FLOAT_BYTES = {"float32": 4, "float16": 2}
 _KV_CACHE_BYTES = {**_FLOAT_BYTES, "int8": 1}
@@ -52,6 +55,8 @@ class Plan:
 
     target: str
     context: int
+    system_prompt: int
+    """Tokens of the system prompt that is baked in; 0 for none."""
     artifact: int
     disk: int
     """Free space that the build needs: the artifact, once."""
@@ -96,6 +101,7 @@ def make_plan(
     threads: int,
     *,
     exporter: str = "native",
+    system_prompt: SystemPrompt | None = None,
 ) -> Plan:
     """Predicts what building `config` for `target` takes.
 
@@ -106,6 +112,7 @@ def make_plan(
         tokenizer_bytes: size of the tokenizer's files.
         threads: threads of the build.
         exporter: "native" or "optimum".
+        system_prompt: what is baked in.
 
     Raises:
         UnsupportedModelError: the target's group size does not fit the model's matrices.
@@ -124,9 +131,20 @@ def make_plan(
     build_memory = _BUILD_BASE_BYTES + threads * _BUILD_BYTES_PER_THREAD + 4 * tokenizer_bytes
     if optimum:
         build_memory += _trace_memory(config, float_bytes)
+    runs = 0
     if target.precision.kv_cache == "int8":
-        build_memory += _calibration_memory(config, target, device, threads)
-    return Plan(target.name, context, artifact, artifact, build_memory, per_token, device)
+        runs = _calibration_memory(config, target, device, threads)
+    tokens = 0
+    if system_prompt is not None:
+        runs = max(runs, device.weights + device.activations + device.runtime)
+        tokens, size = len(system_prompt.token_ids), system_prompt.bytes(config, target)
+        artifact, device = artifact + size, with_system_prompt(device, size)
+    return Plan(target.name, context, tokens, artifact, artifact, build_memory + runs, per_token, device)
+
+
+def with_system_prompt(memory: MemoryPlan, size: int) -> MemoryPlan:
+    """Returns the memory plan with the files of a baked system prompt, which are mapped like the weights."""
+    return replace(memory, weights=memory.weights + size, peak=memory.peak + size)
 
 
 def _trace_memory(config: QwenConfig, float_bytes: int) -> int:

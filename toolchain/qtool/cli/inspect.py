@@ -36,7 +36,7 @@ def command(artifact: Path, as_json: bool) -> None:
 def _print_summary(document: Manifest) -> None:
     model, memory = document.model, document.memory
     revision = f" @ {document.source.revision}" if document.source.revision else ""
-    quality = document.quality
+    quality, baked = document.quality, document.baked_prompt
     print_facts(
         [
             ("name", document.name),
@@ -52,6 +52,7 @@ def _print_summary(document: Manifest) -> None:
             ("size", megabytes(sum(entry.size for entry in document.files))),
             ("KV cache", _kv_cache(document)),
             ("memory", _memory(memory)),
+            ("system prompt", f"{baked.tokens:,} tokens baked in" if baked else "none baked in"),
             (
                 "quality",
                 f"KL {quality.kl_mean:.4f}, top-1 {quality.top1_agreement:.1%}"
