@@ -52,7 +52,7 @@ def _print_summary(document: Manifest) -> None:
             ("size", megabytes(sum(entry.size for entry in document.files))),
             ("KV cache", _kv_cache(document)),
             ("memory", _memory(memory)),
-            ("system prompt", f"{baked.tokens:,} tokens baked in" if baked else "none baked in"),
+            *([("system prompt", f"{baked.tokens:,} tokens baked in")] if baked else []),
             (
                 "quality",
                 f"KL {quality.kl_mean:.4f}, top-1 {quality.top1_agreement:.1%}"
