@@ -31,10 +31,11 @@ if TYPE_CHECKING:
     from qtool_runtime.engine import Session
     from qtool_runtime.generate import GenerationResult
     from qtool_runtime.health import HealthCheck, HealthReport
+    from qtool_runtime.loading import load
     from qtool_runtime.logprobs import TokenLogprob, TokenLogprobs
     from qtool_runtime.manifest import Manifest
     from qtool_runtime.metrics import Distribution, Metrics, MetricsSummary
-    from qtool_runtime.model import Model, load
+    from qtool_runtime.model import Model
     from qtool_runtime.sampling import SamplingOptions
     from qtool_runtime.saved_prefix import SavedPrefix
     from qtool_runtime.stream import TextStream
@@ -92,7 +93,7 @@ _HOMES = {
     "TokenLogprob": "logprobs",
     "TokenLogprobs": "logprobs",
     "ToolCall": "tools",
-    "load": "model",
+    "load": "loading",
 }
 
 

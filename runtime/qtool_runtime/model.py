@@ -1,4 +1,4 @@
-"""Loading an artifact, and the two calls that an application makes: `generate` and `chat`."""
+"""A loaded artifact, and the calls that an application makes: `generate`, `chat` and their relatives."""
 
 from __future__ import annotations
 
@@ -13,108 +13,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qtool_runtime.answers import Answers
-from qtool_runtime.checks import (
-    check_batch,
-    check_context,
-    check_max_tokens,
-    check_on_answer,
-    check_prefix_memory,
-    check_token_ids,
-)
+from qtool_runtime.checks import check_batch, check_token_ids
 from qtool_runtime.constraint import GrammarCompiler
 from qtool_runtime.engine import Engine, Session
-from qtool_runtime.engines import check_engine, open_engine
 from qtool_runtime.errors import GenerationError
-from qtool_runtime.free_memory import return_free_memory
 from qtool_runtime.generate import GenerationResult
 from qtool_runtime.health import PROMPT, HealthReport, check_health
-from qtool_runtime.huge_pages import collapse_new_memory, private_memory
-from qtool_runtime.integrity import check_files
-from qtool_runtime.manifest import Manifest, read
+from qtool_runtime.manifest import Manifest
 from qtool_runtime.metrics import Metrics
-from qtool_runtime.prefix_memory import PrefixMemory
-from qtool_runtime.request import GREEDY, AnswerOptions, ChatForm, Request, sampling_defaults
+from qtool_runtime.request import GREEDY, AnswerOptions, Request, sampling_defaults
 from qtool_runtime.saved_prefix import PrefixFiles, SavedPrefix, read_text
 from qtool_runtime.stream import TextStream
 from qtool_runtime.text import Tokenizer
-from qtool_runtime.thinking import CLOSING, check_thinking, close_thinking, is_closed, is_opened
-from qtool_runtime.threads import check_threads
-from qtool_runtime.tools import check_tool_choice, check_tools
-from qtool_runtime.turns import Shortener
 
 if TYPE_CHECKING:
     from qtool_runtime.chat import ChatTemplate
+    from qtool_runtime.chat_request import ChatRequests
 
 DEFAULT_BATCH = 4
 """Answers in progress at the same time. More gain little on a few cores, and each has a KV cache as long as
 the longest."""
-
-
-def load(
-    path: str | Path,
-    *,
-    engine: str = "onnxruntime",
-    threads: int | None = None,
-    spin: int | None = None,
-    provider: str | None = None,
-    context: int | None = None,
-    prefix_memory: int | None = None,
-    verify: bool = False,
-    huge_pages: bool = True,
-    on_answer: Callable[[GenerationResult], None] | None = None,
-) -> Model:
-    """Loads an artifact.
-
-    Everything that can be known from the manifest is checked before the engine reads a weight.
-
-    Args:
-        path: the folder that `qtool build` wrote.
-        engine: what runs the model: "onnxruntime", or "genai" for onnxruntime-genai. Everything but the
-            forward passes is the same with both.
-        threads: CPU threads; None for the CPUs that affinity and container limits leave to this process.
-        spin: microseconds for which a thread without work stays awake; None for 20, 0 for none at all, which
-            saves power.
-        provider: "cpu", "cuda", "directml" or "webgpu"; None for the one that the artifact was built for.
-            There is no fallback to another one.
-        context: longest prompt and answer together, in tokens; None for what the artifact was planned for.
-        prefix_memory: most bytes of keys and values to keep of earlier prompts and answers, so that a prompt
-            that starts like one of them is only read from there on; 0 for none. None for what the artifact's
-            memory plan has room for (`qtool inspect` shows it): one whole context, or a sixteenth of the
-            device's memory if that is less.
-        verify: also compare the SHA-256 of every file, and refuse unknown files. Sizes are always compared.
-        huge_pages: on Linux, move the packed weights into huge pages, in the background, right after loading.
-        on_answer: is called with the result of each answer that began, once it has ended for whatever
-            reason, in the thread that ended it and before its KV cache is freed: be quick. An exception in
-            it is logged (logger "qtool_runtime"), and the answer is not affected.
-
-    Raises:
-        ArtifactError: the folder is not a whole artifact.
-        MissingExtraError: the engine is not installed.
-        IncompatibleRuntimeError: the installed engine cannot run it.
-        ContextLimitError: `context` is longer than planned.
-        GenerationError: `threads`, `spin`, `context` or `prefix_memory` is out of its range, `on_answer` is
-            not a function, or there is no such engine.
-    """
-    check_engine(engine)
-    check_on_answer(on_answer)
-    folder = Path(path)
-    manifest = read(folder)
-    check_files(folder, manifest, hashes=verify, extra=verify)
-    settings = check_threads(threads, spin)
-    context = check_context(context, manifest.context)
-    memory = PrefixMemory(check_prefix_memory(prefix_memory, manifest.memory.prefix_memory))
-    memory_before = private_memory() if huge_pages else []
-    opened = open_engine(engine, folder, manifest, provider=provider, threads=settings, context=context)
-    # After the weights: parsing needs memory for a while, which is then not on top of the packing of weights.
-    tokenizer = Tokenizer.from_file(folder / "tokenizer.json")
-    return_free_memory()
-    if huge_pages:
-        collapse_new_memory(memory_before)
-    files = PrefixFiles.of(manifest, opened, memory)
-    baked = manifest.baked_prompt
-    if baked and files.usable and opened.provider == manifest.graph.provider:
-        files.pin(folder / baked.kv_file)  # another provider's keys and values are not quite equal
-    return Model(folder, manifest, opened, tokenizer, files, on_answer=on_answer)
 
 
 class Model:
@@ -236,7 +154,7 @@ class Model:
             GenerationError: an option, message or tool is invalid, or there is no chat template.
             MissingExtraError: the answer has to follow a grammar, and llguidance is not installed.
         """
-        request = self._chat_request(
+        request = self._chat_requests.make(
             messages,
             options,
             tools=tools,
@@ -265,7 +183,7 @@ class Model:
                 chat template.
         """
         requests = [
-            self._chat_request(
+            self._chat_requests.make(
                 messages,
                 options,
                 tools=tools,
@@ -415,50 +333,12 @@ class Model:
     ) -> Request:
         return Request.from_options(self._prompt_tokens(prompt), options, default=GREEDY)
 
-    def _chat_request(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        options: AnswerOptions,
-        *,
-        tools: Sequence[Mapping[str, Any]] | None,
-        tool_choice: str | None,
-        enable_thinking: bool | None,
-        thinking_budget: int | None,
-    ) -> Request:
-        check_tools(tools)
-        tool_choice = check_tool_choice(tool_choice, tools)
-        enable_thinking = check_thinking(thinking_budget, enable_thinking)
-        from qtool_runtime.conversation import encode_conversation  # as below
+    @cached_property
+    def _chat_requests(self) -> ChatRequests:
+        from qtool_runtime.chat_request import ChatRequests  # as below
 
-        def encode(messages: Sequence[Mapping[str, Any]]) -> tuple[NDArray[np.int64], str]:
-            tokens, text = encode_conversation(
-                self.chat_template, self.tokenizer, messages, tools=tools, enable_thinking=enable_thinking
-            )
-            if is_opened(text) and thinking_budget == 0:  # the template cannot be told not to think
-                return close_thinking(tokens, self.tokenizer), text + CLOSING
-            return tokens, text
-
-        prompt, text = encode(messages)
-        opened = is_opened(text)
-        form = ChatForm(
-            opened,
-            thinking_budget,
-            may_reason=opened or (enable_thinking is not False and not is_closed(text)),
-            tools=tools or (),
-            tool_choice=tool_choice,
-        )
-        shortener = None
-        if options.get("when_full") == "drop_oldest":
-            max_tokens = check_max_tokens(options.get("max_tokens"))
-            shortener = Shortener(messages, lambda kept: encode(kept)[0], self.context, max_tokens)
-            prompt = shortener.first_prompt()
-        return Request.from_options(
-            prompt,
-            options,
-            default=sampling_defaults(self.manifest.generation),
-            chat=form,
-            make_room=shortener.make_room if shortener else None,
-        )
+        default = sampling_defaults(self.manifest.generation)
+        return ChatRequests(self.chat_template, self.tokenizer, self.context, default)
 
     def _start(self, requests: Sequence[Request], at_once: int = 1) -> Answers:
         """Checks requests against this model, and prepares their streams."""

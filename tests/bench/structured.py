@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 from measure import argument_parser, finish, memory_status, paired_ratio, say
 
+from qtool_runtime import Model, load
 from qtool_runtime.grammar import answer_grammar
-from qtool_runtime.model import Model, load
 from qtool_runtime.sampling import Sampler, SamplingOptions
 
 

@@ -13,11 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qtool_runtime import metrics
+from qtool_runtime import Model, load, metrics
 from qtool_runtime.errors import GenerationError
 from qtool_runtime.generate import GenerationResult
 from qtool_runtime.metrics import Distribution, Metrics
-from qtool_runtime.model import Model, load
 
 PROMPT = "the cat sat on the"
 

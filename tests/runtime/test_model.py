@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qtool_runtime import manifest
+from qtool_runtime import Model, load, manifest
 from qtool_runtime.errors import (
     ArtifactError,
     ContextLimitError,
@@ -22,7 +22,6 @@ from qtool_runtime.errors import (
     QtoolError,
 )
 from qtool_runtime.manifest import Generation, KvCache
-from qtool_runtime.model import Model, load
 from qtool_runtime.stream import TextStream
 
 from .conftest import TEMPLATE

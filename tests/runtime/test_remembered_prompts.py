@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from qtool_runtime import Model, load
 from qtool_runtime.conversation import encode_conversation
 from qtool_runtime.errors import GenerationError
-from qtool_runtime.model import Model, load
 from qtool_runtime.prefix_memory import PrefixMemory
 from qtool_runtime.prompt import Prompt
 from qtool_runtime.session import OnnxSession
@@ -160,7 +160,7 @@ def test_however_it_ends_only_what_was_read_is_remembered(model: Model, fresh: M
 
 
 def test_a_cancelled_prompt_keeps_what_was_read(loaded: Model) -> None:
-    graph, memory = replace(loaded._graph, prefill_chunk=16), PrefixMemory(10**7)
+    graph, memory = replace(loaded._engine.graph, prefill_chunk=16), PrefixMemory(10**7)
     session = OnnxSession(graph)
     run = session._run
 
@@ -272,8 +272,7 @@ def test_conversations_at_the_same_time(model: Model, fresh: Model) -> None:
 def test_logits_do_not_depend_on_what_is_known(
     model: Model, calls: list[tuple[int, int, bool]], room: int
 ) -> None:
-    graph = model._graph
-    assert graph is not None
+    graph = model._engine.graph
     memory = PrefixMemory(room * 100, block_tokens=16)
     for shared, new, remember in calls:
         tokens = np.array(PROMPT[:shared] + PROMPT[-new:])

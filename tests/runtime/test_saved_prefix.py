@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from qtool_runtime import Model, load
 from qtool_runtime.errors import GenerationError, KvFileError
 from qtool_runtime.manifest import Manifest
-from qtool_runtime.model import Model, load
 
 from .conftest import TEMPLATE
 from .decoder_graphs import TinyDecoder, write_artifact

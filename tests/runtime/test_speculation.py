@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qtool_runtime.model import Model, load
+from qtool_runtime import Model, load
 from qtool_runtime.session import OnnxSession
 from qtool_runtime.speculation import MAXIMUM_DRAFT, Acceptance, PromptLookup
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qtool_runtime import Model, load
 from qtool_runtime.errors import ContextLimitError, GenerationError
-from qtool_runtime.model import Model, load
 from qtool_runtime.turns import without_oldest
 
 from .conftest import TEMPLATE

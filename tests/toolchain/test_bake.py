@@ -92,6 +92,21 @@ def test_it_stays_when_the_memory_is_full_or_cleared(baked: Path) -> None:
         assert ask(model, QUESTIONS[0]).stats.cached_tokens > tokens  # what follows it is remembered as usual
 
 
+def test_an_engine_that_hides_keys_and_values_reads_it(baked: Path) -> None:
+    pytest.importorskip("onnxruntime_genai")
+    if manifest.read(baked).kv_cache.dtype == "int8":
+        pytest.skip("onnxruntime-genai's kernels have no int8 cache on the CPU")
+    with (
+        qtool_runtime.load(baked, threads=1, engine="genai") as model,
+        qtool_runtime.load(baked, threads=1) as reference,
+    ):
+        found = ask(model, QUESTIONS[0])
+        assert found.token_ids == ask(reference, QUESTIONS[0]).token_ids
+        assert found.stats.cached_tokens == 0
+        with pytest.raises(GenerationError, match="keeps its keys and values to itself"):
+            model.save_prefix("never.kv", TEXT)
+
+
 def test_another_system_message_does_not_match(baked: Path) -> None:
     with qtool_runtime.load(baked, threads=1) as model:
         messages = [{"role": "system", "content": "Hi"}, {"role": "user", "content": "x"}]

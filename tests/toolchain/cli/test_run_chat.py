@@ -248,6 +248,11 @@ class TestChat:
         assert result.exit_code == 2
         assert "--system is for a new conversation" in result.stderr
 
+    def test_a_state_needs_keys_and_values(self, invoke: Invoke, artifact: Path, tmp_path: Path) -> None:
+        result = invoke("chat", artifact, "--state", tmp_path / "talk.kv", "--engine", "genai", input="Hi\n")
+        assert result.exit_code == 2
+        assert "--state needs keys and values, which the engine genai does not give" in result.stderr
+
     def test_a_state_that_is_none_is_exit_7_and_stays_as_it_is(
         self, invoke: Invoke, artifact: Path, tiny_artifact: Artifacts, tmp_path: Path
     ) -> None:
