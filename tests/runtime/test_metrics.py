@@ -49,6 +49,7 @@ def test_summary_adds_up_what_the_answers_say(model: Model) -> None:
     summary = model.metrics.summary()
     assert (summary.answers, summary.stop_reasons) == (3, {"length": 3})
     assert summary.prompt_tokens == 3 * found[0].prompt_tokens
+    assert summary.cached_tokens == sum(each.cached_tokens for each in found)
     assert summary.answer_tokens == 36
     assert summary.time_to_first_token == Distribution.of([each.time_to_first_token for each in found])
     assert summary.prefill_rate == Distribution.of([each.prefill_rate for each in found])

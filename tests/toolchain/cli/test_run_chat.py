@@ -173,6 +173,7 @@ class TestBakedPrompt:
         own = expected(("system", "Be brief."), ("user", "Hello")) + "\n"
         assert invoke("run", baked, "Hello", *GREEDY).stdout == own
         assert invoke("chat", baked, *GREEDY, input="Hello\n").stdout == own
+        assert json.loads(invoke("batch", baked, "-", *GREEDY, input="Hello\n").stdout)["text"] + "\n" == own
         other = expected(("system", "Be kind."), ("user", "Hello")) + "\n"
         assert invoke("run", baked, "Hello", "--system", "Be kind.", *GREEDY).stdout == other
         report = json.loads(invoke("run", baked, "Hello", *GREEDY, "--json").stdout)
