@@ -20,6 +20,7 @@ from qtool_runtime.errors import (
     ContextLimitError,
     GenerationError,
     IncompatibleRuntimeError,
+    KvFileError,
     MissingExtraError,
     QtoolError,
 )
@@ -30,11 +31,13 @@ if TYPE_CHECKING:
     from qtool_runtime.engine import Session
     from qtool_runtime.generate import GenerationResult
     from qtool_runtime.health import HealthCheck, HealthReport
+    from qtool_runtime.loading import load
     from qtool_runtime.logprobs import TokenLogprob, TokenLogprobs
     from qtool_runtime.manifest import Manifest
     from qtool_runtime.metrics import Distribution, Metrics, MetricsSummary
-    from qtool_runtime.model import Model, load
+    from qtool_runtime.model import Model
     from qtool_runtime.sampling import SamplingOptions
+    from qtool_runtime.saved_prefix import SavedPrefix
     from qtool_runtime.stream import TextStream
     from qtool_runtime.tools import MalformedToolCall, ToolCall
 
@@ -50,6 +53,7 @@ __all__ = [
     "HealthCheck",
     "HealthReport",
     "IncompatibleRuntimeError",
+    "KvFileError",
     "MalformedToolCall",
     "Manifest",
     "Metrics",
@@ -59,6 +63,7 @@ __all__ = [
     "QtoolError",
     "ReasoningText",
     "SamplingOptions",
+    "SavedPrefix",
     "Session",
     "TextStream",
     "TokenLogprob",
@@ -82,12 +87,13 @@ _HOMES = {
     "Model": "model",
     "ReasoningText": "answer",
     "SamplingOptions": "sampling",
+    "SavedPrefix": "saved_prefix",
     "Session": "engine",
     "TextStream": "stream",
     "TokenLogprob": "logprobs",
     "TokenLogprobs": "logprobs",
     "ToolCall": "tools",
-    "load": "model",
+    "load": "loading",
 }
 
 

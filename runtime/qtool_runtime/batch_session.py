@@ -63,9 +63,9 @@ class RowCache:
         check_truncation(length, self.length)
         self.length = length
 
-    def snapshot(self, start: int) -> Snapshot:
+    def snapshot(self, start: int, stop: int) -> Snapshot:
         """Copies a part of the row."""
-        return tuple(view[:, :, start : self.length].copy() for view in self._views())
+        return tuple(view[:, :, start:stop].copy() for view in self._views())
 
     def restore(self, binding: Any, snapshots: Sequence[Snapshot]) -> None:
         """Fills the row with the snapshots."""
@@ -182,10 +182,10 @@ class BatchSession:
             self._ready = self._announced = None
             self._alone.truncate(length)
 
-    def snapshot(self, start: int = 0) -> Snapshot:
-        """Returns a copy of the keys and values of the tokens from `start` on."""
+    def snapshot(self, start: int = 0, stop: int | None = None) -> Snapshot | None:
+        """Returns a copy of the keys and values of tokens [start, stop), by default to the last one."""
         with self._batch.lock:
-            return self._alone.snapshot(start)
+            return self._alone.snapshot(start, stop)
 
     def restore(self, snapshots: Sequence[Snapshot]) -> None:
         """Replaces what was read by the tokens of snapshots, one behind the other."""

@@ -42,6 +42,19 @@ def check_context(context: int | None, planned: int) -> int:
     return context
 
 
+def check_prefix_memory(limit: int | None, planned: int) -> int:
+    """Returns the bound of the prefix memory in bytes: `planned` unless another one is asked for.
+
+    Raises:
+        GenerationError: it is not a count.
+    """
+    if limit is None:
+        return planned
+    if not _is_count(limit, 0):
+        raise GenerationError(f"prefix_memory is {limit!r}; valid: None, 0 for none, or a number of bytes")
+    return int(limit)
+
+
 def check_when_full(when_full: Any, *, chat: bool) -> None:
     """Refuses an unknown policy, and turns to be dropped where there are none.
 

@@ -52,6 +52,47 @@ def encode_conversation(
     return np.array(ids, np.int64), prompt.replace(mark, "")
 
 
+def encode_opening(
+    template: ChatTemplate,
+    tokenizer: Tokenizer,
+    messages: Sequence[Message],
+    *,
+    tools: Sequence[Mapping[str, Any]] | None,
+    enable_thinking: bool | None,
+) -> NDArray[np.int64]:
+    """Returns the token ids that a conversation starts with, however its user goes on.
+
+    They are what two ways of going on have in common: a template decides which control tokens follow a
+    message, and which parts of earlier answers it leaves out later.
+
+    Args:
+        template: the model's.
+        tokenizer: the model's.
+        messages: the conversation so far; may be empty.
+        tools: JSON schemas of functions that the model may call.
+        enable_thinking: for models that can think first; None leaves it to the template.
+
+    Returns:
+        Shape (count,).
+
+    Raises:
+        GenerationError: the messages are malformed, or the template refuses them or fails.
+    """
+    one, other = (
+        encode_conversation(
+            template,
+            tokenizer,
+            [*messages, {"role": "user", "content": content}],
+            tools=tools,
+            enable_thinking=enable_thinking,
+        )[0]
+        for content in ("A", "7")  # no token of a text starts with both
+    )
+    count = min(len(one), len(other))
+    different = np.flatnonzero(one[:count] != other[:count])
+    return one[: different[0]] if different.size else one[:count]
+
+
 def _unused_mark(content: Any) -> str:
     used = set().union(*_strings(content))
     for code in MARKS:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qtool_runtime.errors import GenerationError
-from qtool_runtime.kv_cache import Snapshot
+from qtool_runtime.kv_cache import CacheLayout, Snapshot
 
 
 class Cancelled(GenerationError):
@@ -78,8 +78,13 @@ class Session(Protocol):
             GenerationError: fewer tokens than that have been read.
         """
 
-    def snapshot(self, start: int = 0) -> Snapshot | None:
-        """Returns a copy of the keys and values from token `start` on; None if the engine hides them."""
+    def snapshot(self, start: int = 0, stop: int | None = None) -> Snapshot | None:
+        """Returns a copy of the keys and values of tokens [start, stop); None if the engine cannot give them.
+
+        Args:
+            start: first token.
+            stop: token after the last; None for all that were read.
+        """
 
     def restore(self, snapshots: Sequence[Snapshot]) -> None:
         """Replaces what was read by the tokens of snapshots, one behind the other.
@@ -117,6 +122,10 @@ class Engine(Protocol):
     @property
     def context(self) -> int:
         """Most tokens that a session can hold."""
+
+    @property
+    def cache_layout(self) -> CacheLayout | None:
+        """The tensors of a `Snapshot`; None if its sessions give none."""
 
     def new_sessions(self, together: int) -> Callable[[], Session]:
         """Returns a maker of sessions that have read nothing yet.

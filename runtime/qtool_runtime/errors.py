@@ -29,6 +29,10 @@ class ArtifactError(QtoolError):
     exit_code = 7
 
 
+class KvFileError(ArtifactError):
+    """A file of keys and values is malformed, damaged or of another model, or cannot be read or written."""
+
+
 class IncompatibleRuntimeError(QtoolError):
     """The artifact is whole, but the installed onnxruntime or its providers cannot honour it."""
 

@@ -48,6 +48,7 @@ class GenaiEngine:
     vocab_size: int
     bytes_per_token: int
     name: str = "genai"
+    cache_layout: CacheLayout | None = None
 
     def new_sessions(self, together: int) -> Callable[[], GenaiSession]:
         """Returns a maker of sessions, each of which reads alone."""
@@ -125,7 +126,7 @@ class GenaiSession:
             self._generator.rewind_to(length)
             self.length = length
 
-    def snapshot(self, start: int = 0) -> Snapshot | None:
+    def snapshot(self, start: int = 0, stop: int | None = None) -> Snapshot | None:
         """None: the generator does not take keys and values back."""
         return None
 

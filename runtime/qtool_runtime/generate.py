@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,6 +27,7 @@ class GenerationResult:
 
     Attributes:
         prompt_tokens: tokens of the prompt.
+        cached_tokens: how many of them were known, so that only the others were read.
         token_ids: the answer so far, without the id that ended it.
         stop_reason: None while it runs, then "eos" (an end token of the model's, or nothing may follow in the
             grammar of the answer), "stop" (a stop string or stop id of the caller's), "length"
@@ -42,6 +43,7 @@ class GenerationResult:
     """
 
     prompt_tokens: int = 0
+    cached_tokens: int = 0
     token_ids: list[int] = field(default_factory=list)
     stop_reason: str | None = None
     prefill_seconds: float = 0.0
@@ -60,8 +62,9 @@ class GenerationResult:
 
     @property
     def prefill_rate(self) -> float:
-        """Prompt tokens read per second; 0 before the first token."""
-        return self.prompt_tokens / self.prefill_seconds if self.prefill_seconds else 0.0
+        """Prompt tokens read per second, those that were known left out; 0 before the first token."""
+        read = self.prompt_tokens - self.cached_tokens
+        return read / self.prefill_seconds if self.prefill_seconds else 0.0
 
     @property
     def decode_rate(self) -> float:
@@ -82,7 +85,7 @@ def generate(
     speculate: bool = False,
     make_room: MakeRoom | None = None,
     interject: Callable[[int], Sequence[int]] | None = None,
-) -> Iterator[int]:
+) -> Generator[int, None, None]:
     """Reads the prompt, then yields one token id after the other until something ends the answer.
 
     Args:
@@ -114,6 +117,7 @@ def generate(
         session.deadline = started + deadline
     try:
         logits = reader.read(prompt)
+        result.cached_tokens = reader.cached
         token = sampler.choose(logits)
         session.announce(token)
         result.prefill_seconds = time.perf_counter() - started
@@ -154,7 +158,7 @@ def generate(
     except DeadlinePassed:
         result.stop_reason = "deadline"
     finally:
-        reader.settle()
+        reader.finish()
 
 
 def _read_on(

@@ -130,8 +130,8 @@ class KvCache(Protocol):
     def truncate(self, length: int) -> None:
         """Forgets all tokens after the first `length`, for a rejected draft or a reused prefix."""
 
-    def snapshot(self, start: int) -> Snapshot:
-        """Returns a copy of what is held of the tokens from `start` on, on the host."""
+    def snapshot(self, start: int, stop: int) -> Snapshot:
+        """Returns a copy of what is held of the tokens [start, stop), on the host."""
 
     def restore(self, binding: Any, snapshots: Sequence[Snapshot]) -> None:
         """Replaces what is held by copies of snapshots of caches of the same layout, one behind the other."""
@@ -174,9 +174,9 @@ class InPlaceCache:
         check_truncation(length, self.length)
         self.length = length
 
-    def snapshot(self, start: int) -> Snapshot:
+    def snapshot(self, start: int, stop: int) -> Snapshot:
         """Copies a part of each buffer."""
-        return tuple(buffer.numpy()[:, :, start : self.length].copy() for buffer in self._buffers)
+        return tuple(buffer.numpy()[:, :, start:stop].copy() for buffer in self._buffers)
 
     def restore(self, binding: Any, snapshots: Sequence[Snapshot]) -> None:
         """Makes new buffers, filled with the snapshots."""
@@ -254,9 +254,9 @@ class ConcatenateCache:
         self._values = [self._layout.to_device(values) for values in kept]
         self.length = length
 
-    def snapshot(self, start: int) -> Snapshot:
+    def snapshot(self, start: int, stop: int) -> Snapshot:
         """Copies a part of each tensor."""
-        return tuple(value.numpy()[:, :, start:].copy() for value in self._values)
+        return tuple(value.numpy()[:, :, start:stop].copy() for value in self._values)
 
     def restore(self, binding: Any, snapshots: Sequence[Snapshot]) -> None:
         """Takes copies of the snapshots as the past of the next run."""

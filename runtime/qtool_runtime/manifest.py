@@ -112,11 +112,25 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class BakedPrompt:
+    """A system prompt that the build has read for the device. Both paths are among the artifact's files."""
+
+    text_file: str
+    """Its text, UTF-8."""
+    kv_file: str
+    """Keys and values of the tokens that conversations with it start with (see `kv_file.py`)."""
+    tokens: int
+
+
+@dataclass(frozen=True)
 class MemoryPlan:
     """Bytes on the device at the default context. `peak` is the sum; `budget` is the target's."""
 
     weights: int
     kv_cache: int
+    prefix_memory: int
+    """What is kept of earlier prompts and answers, at most (see `prefix_memory.py`), unless `load` is told
+    another bound."""
     activations: int
     runtime: int
     peak: int
@@ -182,7 +196,18 @@ class Manifest:
     memory: MemoryPlan
     quantization: tuple[QuantizedGroup, ...]
     generation: Generation
+    baked_prompt: BakedPrompt | None
     quality: Quality | None
+
+    def kv_digest(self, provider: str) -> str:
+        """Returns a SHA-256 (hex) of what determines the keys and values of given tokens.
+
+        These are the graph, the weights (the files beside the graph that have its name and a suffix), and the
+        provider that computes.
+        """
+        graph = self.graph.file
+        files = [asdict(entry) for entry in self.files if f"{entry.path}.".startswith(f"{graph}.")]
+        return hashlib.sha256(_canonical({"files": files, "provider": provider}).encode()).hexdigest()
 
     def to_json(self) -> str:
         """Returns the canonical text: sorted keys, two spaces, one trailing newline, with its digest."""
@@ -261,8 +286,15 @@ def _check_values(manifest: Manifest) -> None:
         if entry.path in paths:
             raise ArtifactError(f"the manifest names the file {entry.path!r} twice")
         paths.add(entry.path)
-    if manifest.graph.file not in paths:
-        raise ArtifactError(f"the manifest's graph {manifest.graph.file!r} is not among its files")
+    named = {"graph": manifest.graph.file}
+    if manifest.baked_prompt:
+        named |= {
+            "baked text": manifest.baked_prompt.text_file,
+            "baked prompt": manifest.baked_prompt.kv_file,
+        }
+    for name, path in named.items():
+        if path not in paths:
+            raise ArtifactError(f"the manifest's {name} {path!r} is not among its files")
 
 
 def check_path(path: str) -> None:

@@ -55,12 +55,13 @@ class MetricsSummary:
         answers: answers that have ended. Those that never began do not count.
         stop_reasons: how many answers ended for each reason; see `GenerationResult`.
         prompt_tokens: tokens of their prompts.
+        cached_tokens: how many of these were known, so that only the others were read.
         answer_tokens: tokens that were generated.
         forced_tokens: how many of these were put there rather than chosen.
         drafted_tokens: tokens that were read ahead because they might follow.
         accepted_tokens: how many of them did.
         time_to_first_token: seconds.
-        prefill_rate: prompt tokens per second.
+        prefill_rate: prompt tokens read per second.
         decode_rate: generated tokens per second, after the first.
         cache_bytes: bytes of the KV caches that are held now, by all sessions of the model.
         peak_cache_bytes: the most that were held at once. It is looked at when an answer ends and when a
@@ -70,6 +71,7 @@ class MetricsSummary:
     answers: int
     stop_reasons: dict[str, int]
     prompt_tokens: int
+    cached_tokens: int
     answer_tokens: int
     forced_tokens: int
     drafted_tokens: int
@@ -98,7 +100,7 @@ class Metrics:
         """Forgets all that was counted. Caches that are held stay what they are, and are the new peak."""
         with self._lock:
             self._stop_reasons: Counter[str] = Counter()
-            self._prompt_tokens = self._answer_tokens = self._forced_tokens = 0
+            self._prompt_tokens = self._cached_tokens = self._answer_tokens = self._forced_tokens = 0
             self._drafted_tokens = self._accepted_tokens = 0
             self._times: deque[tuple[float, float, float]] = deque(maxlen=WINDOW)
             self._peak_cache_bytes = 0
@@ -113,6 +115,7 @@ class Metrics:
         with self._lock:
             self._stop_reasons[result.stop_reason or "error"] += 1
             self._prompt_tokens += result.prompt_tokens
+            self._cached_tokens += result.cached_tokens
             self._answer_tokens += len(result.token_ids)
             self._forced_tokens += result.forced_tokens
             self._drafted_tokens += result.drafted_tokens
@@ -129,6 +132,7 @@ class Metrics:
                 answers=self._stop_reasons.total(),
                 stop_reasons=dict(self._stop_reasons),
                 prompt_tokens=self._prompt_tokens,
+                cached_tokens=self._cached_tokens,
                 answer_tokens=self._answer_tokens,
                 forced_tokens=self._forced_tokens,
                 drafted_tokens=self._drafted_tokens,

@@ -1,4 +1,4 @@
-"""Loading an artifact, and the two calls that an application makes: `generate` and `chat`."""
+"""A loaded artifact, and the calls that an application makes: `generate`, `chat` and their relatives."""
 
 from __future__ import annotations
 
@@ -13,95 +13,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qtool_runtime.answers import Answers
-from qtool_runtime.checks import (
-    check_batch,
-    check_context,
-    check_max_tokens,
-    check_on_answer,
-    check_token_ids,
-)
+from qtool_runtime.checks import check_batch, check_token_ids
 from qtool_runtime.constraint import GrammarCompiler
 from qtool_runtime.engine import Engine, Session
-from qtool_runtime.engines import check_engine, open_engine
 from qtool_runtime.errors import GenerationError
-from qtool_runtime.free_memory import return_free_memory
 from qtool_runtime.generate import GenerationResult
 from qtool_runtime.health import PROMPT, HealthReport, check_health
-from qtool_runtime.huge_pages import collapse_new_memory, private_memory
-from qtool_runtime.integrity import check_files
-from qtool_runtime.manifest import Manifest, read
+from qtool_runtime.manifest import Manifest
 from qtool_runtime.metrics import Metrics
-from qtool_runtime.request import GREEDY, AnswerOptions, ChatForm, Request, sampling_defaults
+from qtool_runtime.request import GREEDY, AnswerOptions, Request, sampling_defaults
+from qtool_runtime.saved_prefix import PrefixFiles, SavedPrefix, read_text
 from qtool_runtime.stream import TextStream
 from qtool_runtime.text import Tokenizer
-from qtool_runtime.thinking import CLOSING, check_thinking, close_thinking, is_closed, is_opened
-from qtool_runtime.threads import check_threads
-from qtool_runtime.tools import check_tool_choice, check_tools
-from qtool_runtime.turns import Shortener
 
 if TYPE_CHECKING:
     from qtool_runtime.chat import ChatTemplate
+    from qtool_runtime.chat_request import ChatRequests
 
 DEFAULT_BATCH = 4
 """Answers in progress at the same time. More gain little on a few cores, and each has a KV cache as long as
 the longest."""
-
-
-def load(
-    path: str | Path,
-    *,
-    engine: str = "onnxruntime",
-    threads: int | None = None,
-    spin: int | None = None,
-    provider: str | None = None,
-    context: int | None = None,
-    verify: bool = False,
-    huge_pages: bool = True,
-    on_answer: Callable[[GenerationResult], None] | None = None,
-) -> Model:
-    """Loads an artifact.
-
-    Everything that can be known from the manifest is checked before the engine reads a weight.
-
-    Args:
-        path: the folder that `qtool build` wrote.
-        engine: what runs the model: "onnxruntime", or "genai" for onnxruntime-genai. Everything but the
-            forward passes is the same with both.
-        threads: CPU threads; None for the CPUs that affinity and container limits leave to this process.
-        spin: microseconds for which a thread without work stays awake; None for 20, 0 for none at all, which
-            saves power.
-        provider: "cpu", "cuda", "directml" or "webgpu"; None for the one that the artifact was built for.
-            There is no fallback to another one.
-        context: longest prompt and answer together, in tokens; None for what the artifact was planned for.
-        verify: also compare the SHA-256 of every file, and refuse unknown files. Sizes are always compared.
-        huge_pages: on Linux, move the packed weights into huge pages, in the background, right after loading.
-        on_answer: is called with the result of each answer that began, once it has ended for whatever
-            reason, in the thread that ended it and before its KV cache is freed: be quick. An exception in
-            it is logged (logger "qtool_runtime"), and the answer is not affected.
-
-    Raises:
-        ArtifactError: the folder is not a whole artifact.
-        MissingExtraError: the engine is not installed.
-        IncompatibleRuntimeError: the installed engine cannot run it.
-        ContextLimitError: `context` is longer than planned.
-        GenerationError: `threads`, `spin` or `context` is out of its range, `on_answer` is not a function,
-            or there is no such engine.
-    """
-    check_engine(engine)
-    check_on_answer(on_answer)
-    folder = Path(path)
-    manifest = read(folder)
-    check_files(folder, manifest, hashes=verify, extra=verify)
-    settings = check_threads(threads, spin)
-    context = check_context(context, manifest.context)
-    memory_before = private_memory() if huge_pages else []
-    opened = open_engine(engine, folder, manifest, provider=provider, threads=settings, context=context)
-    # After the weights: parsing needs memory for a while, which is then not on top of the packing of weights.
-    tokenizer = Tokenizer.from_file(folder / "tokenizer.json")
-    return_free_memory()
-    if huge_pages:
-        collapse_new_memory(memory_before)
-    return Model(folder, manifest, opened, tokenizer, on_answer=on_answer)
 
 
 class Model:
@@ -117,6 +48,7 @@ class Model:
         threads: CPU threads in use.
         context: longest prompt and answer together, in tokens.
         metrics: what all answers so far took together.
+        prefix_memory: keys and values of what its generations have read.
     """
 
     def __init__(
@@ -125,16 +57,19 @@ class Model:
         manifest: Manifest,
         engine: Engine,
         tokenizer: Tokenizer,
+        prefix_files: PrefixFiles,
         *,
         on_answer: Callable[[GenerationResult], None] | None = None,
     ) -> None:
         self.manifest = manifest
         self.tokenizer = tokenizer
+        self.prefix_memory = prefix_files.memory
         self.engine = engine.name
         self.provider = engine.provider
         self.threads = engine.threads
         self.context = engine.context
         self._folder = folder
+        self._prefix_files = prefix_files
         self._engine: Engine | None = engine
         self._grammars = GrammarCompiler(tokenizer, manifest.model.vocab_size)
         self.metrics = Metrics()
@@ -219,7 +154,7 @@ class Model:
             GenerationError: an option, message or tool is invalid, or there is no chat template.
             MissingExtraError: the answer has to follow a grammar, and llguidance is not installed.
         """
-        request = self._chat_request(
+        request = self._chat_requests.make(
             messages,
             options,
             tools=tools,
@@ -248,7 +183,7 @@ class Model:
                 chat template.
         """
         requests = [
-            self._chat_request(
+            self._chat_requests.make(
                 messages,
                 options,
                 tools=tools,
@@ -307,9 +242,77 @@ class Model:
             max_resident_bytes=max_resident_bytes,
         )
 
+    def save_prefix(
+        self,
+        path: str | Path,
+        prompt: str | Sequence[int] | NDArray[np.int64] | Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        enable_thinking: bool | None = None,
+    ) -> int:
+        """Writes keys and values of a prompt to a file, for `load_prefix` in a later process.
+
+        What the prefix memory does not know of it is read first. Of a prompt that passes the context, the
+        tokens that fit are written.
+
+        Args:
+            path: the file; one that is there is replaced as a whole.
+            prompt: text, token ids, or a conversation (an empty list is one that has not begun). Of that, the
+                file holds the messages, and the tokens that it starts with whatever its user says next.
+            tools: see `chat`; for a conversation.
+            enable_thinking: likewise.
+
+        Returns:
+            How many tokens the file is about.
+
+        Raises:
+            GenerationError: the prompt is empty or malformed, or the engine does not give keys and values.
+            KvFileError: the messages are no plain data, or the file cannot be written.
+        """
+        messages: Sequence[Any] = ()
+        if not isinstance(prompt, str | np.ndarray) and all(isinstance(item, Mapping) for item in prompt):
+            from qtool_runtime.conversation import encode_opening  # as below
+
+            messages = list(prompt)
+            tokens = encode_opening(
+                self.chat_template, self.tokenizer, messages, tools=tools, enable_thinking=enable_thinking
+            )
+        else:
+            tokens = self._prompt_tokens(prompt)  # type: ignore[arg-type]
+        tokens = tokens[: self.context]
+        self._prefix_files.save(Path(path), tokens, messages, self.new_session)
+        return len(tokens)
+
+    def load_prefix(self, path: str | Path) -> SavedPrefix:
+        """Takes a file of `save_prefix` into the prefix memory, as much of its start as fits there.
+
+        Returns:
+            Its tokens, and the conversation to go on with.
+
+        Raises:
+            GenerationError: the model was loaded without a prefix memory.
+            KvFileError: the file is malformed, damaged, or of another model, provider or version.
+        """
+        return self._prefix_files.load(Path(path))
+
+    @cached_property
+    def baked_prompt(self) -> str | None:
+        """The system prompt that was baked into the artifact: with it, a conversation starts sooner.
+
+        Raises:
+            ArtifactError: its text cannot be read.
+        """
+        baked = self.manifest.baked_prompt
+        return None if baked is None else read_text(self._folder / baked.text_file)
+
+    def forget(self) -> None:
+        """Drops the keys and values that were kept of earlier prompts and answers, the baked one left out."""
+        self.prefix_memory.forget()
+
     def close(self) -> None:
         """Starts no more generations. The weights are freed when those in progress have ended."""
         self._engine = None
+        self.forget()
 
     def __enter__(self) -> Model:
         return self
@@ -330,50 +333,12 @@ class Model:
     ) -> Request:
         return Request.from_options(self._prompt_tokens(prompt), options, default=GREEDY)
 
-    def _chat_request(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        options: AnswerOptions,
-        *,
-        tools: Sequence[Mapping[str, Any]] | None,
-        tool_choice: str | None,
-        enable_thinking: bool | None,
-        thinking_budget: int | None,
-    ) -> Request:
-        check_tools(tools)
-        tool_choice = check_tool_choice(tool_choice, tools)
-        enable_thinking = check_thinking(thinking_budget, enable_thinking)
-        from qtool_runtime.conversation import encode_conversation  # as below
+    @cached_property
+    def _chat_requests(self) -> ChatRequests:
+        from qtool_runtime.chat_request import ChatRequests  # as below
 
-        def encode(messages: Sequence[Mapping[str, Any]]) -> tuple[NDArray[np.int64], str]:
-            tokens, text = encode_conversation(
-                self.chat_template, self.tokenizer, messages, tools=tools, enable_thinking=enable_thinking
-            )
-            if is_opened(text) and thinking_budget == 0:  # the template cannot be told not to think
-                return close_thinking(tokens, self.tokenizer), text + CLOSING
-            return tokens, text
-
-        prompt, text = encode(messages)
-        opened = is_opened(text)
-        form = ChatForm(
-            opened,
-            thinking_budget,
-            may_reason=opened or (enable_thinking is not False and not is_closed(text)),
-            tools=tools or (),
-            tool_choice=tool_choice,
-        )
-        shortener = None
-        if options.get("when_full") == "drop_oldest":
-            max_tokens = check_max_tokens(options.get("max_tokens"))
-            shortener = Shortener(messages, lambda kept: encode(kept)[0], self.context, max_tokens)
-            prompt = shortener.first_prompt()
-        return Request.from_options(
-            prompt,
-            options,
-            default=sampling_defaults(self.manifest.generation),
-            chat=form,
-            make_room=shortener.make_room if shortener else None,
-        )
+        default = sampling_defaults(self.manifest.generation)
+        return ChatRequests(self.chat_template, self.tokenizer, self.context, default)
 
     def _start(self, requests: Sequence[Request], at_once: int = 1) -> Answers:
         """Checks requests against this model, and prepares their streams."""
@@ -384,7 +349,14 @@ class Model:
         new_session = self._sessions(together)
         eos_ids = self.manifest.generation.eos_token_ids
         streams = [
-            request.start(new_session, self.tokenizer, eos_ids, self._grammars, self._ended)
+            request.start(
+                new_session,
+                memory=self.prefix_memory,
+                tokenizer=self.tokenizer,
+                eos_ids=eos_ids,
+                grammars=self._grammars,
+                on_end=self._ended,
+            )
             for request in requests
         ]
         return Answers(streams, at_once)

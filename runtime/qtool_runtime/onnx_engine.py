@@ -10,6 +10,7 @@ from qtool_runtime.batch_session import new_sessions
 from qtool_runtime.compatibility import check_compatibility
 from qtool_runtime.engine import Session
 from qtool_runtime.graph import LoadedGraph, open_graph
+from qtool_runtime.kv_cache import CacheLayout
 from qtool_runtime.manifest import Manifest
 from qtool_runtime.threads import Threads
 
@@ -27,6 +28,11 @@ class OnnxEngine:
     def context(self) -> int:
         """Most tokens that a session can hold."""
         return self.graph.context
+
+    @property
+    def cache_layout(self) -> CacheLayout:
+        """The graph's cached tensors."""
+        return self.graph.cache_layout
 
     def new_sessions(self, together: int) -> Callable[[], Session]:
         """Returns a maker of sessions, which common forward passes extend if there will be several."""

@@ -22,7 +22,7 @@ class Reader:
         speculate: whether to read drafts ahead, if the session can return several rows of logits.
 
     Attributes:
-        length: tokens of prompt and answer that were read; the session may hold draft tokens beyond them.
+        cached: tokens of the prompt that did not have to be read.
         drafted: draft tokens that were read.
         accepted: those of them that were right.
     """
@@ -32,11 +32,13 @@ class Reader:
         self._speculate = speculate and session.row_limit > 1
         self._lookup: PromptLookup | None = None
         self._acceptance = Acceptance()
+        self._prompt: Prompt | None = None
+        self._tokens: list[int] = []  # what was read; the session may hold draft tokens beyond that
         self._guess: list[int] = []
         self._match = 0  # tokens before the guess that matched; 0 if it is not one of the lookup's
         self._right = 0  # tokens of the guess that have turned out right
         self._ahead: Logits = np.empty((0, 0), np.float32)  # logits behind tokens of the guess
-        self.length = 0
+        self.cached = 0
         self.drafted = 0
         self.accepted = 0
 
@@ -48,8 +50,8 @@ class Reader:
             Cancelled: the session was cancelled.
             DeadlinePassed: the session's time was up.
         """
-        logits = prompt.read_into(self._session)
-        self.length = self._session.length
+        logits, self.cached = prompt.read_into(self._session)
+        self._prompt, self._tokens = prompt, prompt.token_ids.tolist()
         if self._speculate:
             self._lookup = PromptLookup(prompt.token_ids)
         return logits
@@ -57,13 +59,14 @@ class Reader:
     @property
     def room(self) -> int:
         """Tokens that may follow the next one that is read."""
-        return self._session.context - self.length - 1
+        return self._session.context - len(self._tokens) - 1
 
     def restart(self, token_ids: NDArray[np.int64]) -> Logits:
         """Forgets everything and reads other tokens; see `read`."""
+        assert self._prompt is not None
         self._session.truncate(0)
         self._guess, self._match, self._ahead = [], 0, self._ahead[:0]
-        return self.read(Prompt(token_ids))
+        return self.read(self._prompt.instead(token_ids))
 
     @property
     def speculates(self) -> bool:
@@ -87,28 +90,34 @@ class Reader:
         """
         if self._lookup is None:
             logits: Logits = self._session.forward([token])[0]
-            self.length += 1
+            self._tokens.append(token)
             return logits
         if self._guess[self._right : self._right + 1] == [token]:
             self._right += 1
             if self._right <= len(self._ahead):
                 self._lookup.add(token)
-                self.length += 1
+                self._tokens.append(token)
                 self.accepted += 1
                 ahead: Logits = self._ahead[self._right - 1]
                 return ahead
         return self._forward(self._lookup, token, wanted, certain)
 
-    def settle(self) -> None:
+    def finish(self) -> None:
+        """Lets the prefix memory keep what was read."""
+        self._drop_drafts()
+        if self._prompt is not None:
+            self._prompt.remember(self._session, self._tokens)
+
+    def _drop_drafts(self) -> None:
         """Makes the session forget draft tokens that are not part of the answer."""
-        if self._session.length > self.length:
-            self._session.truncate(self.length)
+        if self._session.length > len(self._tokens):
+            self._session.truncate(len(self._tokens))
 
     def _forward(self, lookup: PromptLookup, token: int, wanted: int, certain: Sequence[int]) -> Logits:
         """Judges the last guess, and reads a token with a new one."""
         if self._match:
             self._acceptance.judge(self._match, self._right, wrong=self._right < len(self._guess))
-        self.settle()
+        self._drop_drafts()
         lookup.add(token)
         room = max(0, min(wanted - 1, self._session.row_limit - 1, self.room))
         if certain:
@@ -122,6 +131,6 @@ class Reader:
         rows = self._session.forward([token, *draft], rows=1 + len(draft))
         logits: Logits
         logits, self._ahead = rows[0], rows[1:]
-        self.length += 1
+        self._tokens.append(token)
         self.drafted += len(draft)
         return logits

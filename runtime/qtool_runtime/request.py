@@ -24,6 +24,7 @@ from qtool_runtime.constraint import Constraint, GrammarCompiler, GrammarConstra
 from qtool_runtime.engine import Session
 from qtool_runtime.generate import GenerationResult, MakeRoom, generate
 from qtool_runtime.manifest import Generation
+from qtool_runtime.prefix_memory import PrefixMemory
 from qtool_runtime.prompt import Prompt
 from qtool_runtime.sampling import Sampler, SamplingOptions
 from qtool_runtime.stream import TextStream
@@ -90,6 +91,9 @@ class AnswerOptions(TypedDict, total=False):
     logprobs: int | None
     """Record the log-probability of each token, and of this many alternatives (0 to 20), in
     `TextStream.logprobs`; see `TokenLogprobs`."""
+    remember: bool | None
+    """Keep keys and values of prompt and answer, so that a prompt that starts like them is read from there on
+    (see `prefix_memory.py`); on by default. Off, this answer still makes use of what is known."""
     when_full: str | None
     """What to do when prompt and answer pass the context. "error" (default) refuses a request whose prompt
     and `max_tokens` do; "stop" ends the answer there; "drop_oldest", in a chat, leaves out the oldest turns,
@@ -147,6 +151,7 @@ class Request:
     ignore_eos: bool = False
     deadline: float | None = None
     logprobs: int | None = None
+    remember: bool = True
     when_full: str = "error"
     speculate: bool = False
     json_schema: Mapping[str, Any] | str | bool | None = None
@@ -205,6 +210,8 @@ class Request:
     def start(
         self,
         new_session: Callable[[], Session],
+        *,
+        memory: PrefixMemory,
         tokenizer: Tokenizer,
         eos_ids: Sequence[int],
         grammars: GrammarCompiler,
@@ -214,6 +221,7 @@ class Request:
 
         Args:
             new_session: makes an empty session.
+            memory: what sessions of this kind have read.
             tokenizer: the model's.
             eos_ids: token ids with which the model ends an answer.
             grammars: the model's.
@@ -223,7 +231,7 @@ class Request:
             GenerationError: a stop string, schema or grammar is invalid.
             MissingExtraError: llguidance is needed and not installed.
         """
-        prompt = Prompt(self.prompt, self.candidates)
+        prompt = Prompt(self.prompt, memory, answers=self.candidates, remember=self.remember)
         endings = dict.fromkeys(self.stop_ids, "stop")
         if not self.ignore_eos:
             endings |= dict.fromkeys(eos_ids, "eos")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ class OnnxSession:
         self._graph = graph
         self.deadline: float | None = None
         self._closed = False
+        self._damaged = False
         self._cache = cache or new_cache(graph.cache_layout, graph.context)
         self._binding: Any = graph.inference.io_binding()
         self._run_options = runtime.RunOptions()
@@ -74,14 +75,12 @@ class OnnxSession:
             raise GenerationError(f"{rows} rows of logits were asked for {count} tokens; valid: 1 to {count}")
         self._cache.reserve(self._binding, count)
         kept = []
-        for start in range(0, count, self._graph.prefill_chunk):
+        for start, end in _chunks(count, self._graph.prefill_chunk):
             self.check()
-            chunk = tokens[:, start : start + self._graph.prefill_chunk]
-            behind = count - start - chunk.shape[1]
-            wanted = min(rows - behind, chunk.shape[1])
-            logits = self._run(chunk, max(wanted, 1))
+            wanted = min(rows - (count - end), end - start)
+            logits = self._run(tokens[:, start:end], max(wanted, 1))
             if wanted > 0:
-                kept.append(logits.copy() if behind else logits)
+                kept.append(logits.copy() if end < count else logits)
         return kept[0] if len(kept) == 1 else np.concatenate(kept)
 
     def check(self) -> None:
@@ -110,9 +109,9 @@ class OnnxSession:
         """
         self._cache.truncate(length)
 
-    def snapshot(self, start: int = 0) -> Snapshot:
-        """Returns a copy of the keys and values of the tokens from `start` on."""
-        return self._cache.snapshot(start)
+    def snapshot(self, start: int = 0, stop: int | None = None) -> Snapshot | None:
+        """Returns a copy of the keys and values of tokens [start, stop), by default to the last one."""
+        return None if self._damaged else self._cache.snapshot(start, self.length if stop is None else stop)
 
     def restore(self, snapshots: Sequence[Snapshot]) -> None:
         """Replaces what was read by the tokens of snapshots, one behind the other."""
@@ -142,6 +141,8 @@ class OnnxSession:
         try:
             graph.inference.run_with_iobinding(self._binding, self._run_options)
         except Exception as error:  # ONNX Runtime's errors share no other base
+            # Before 1.27, a failed run also frees what the run before it returned: nobody may copy that.
+            self._damaged = graph.cache_layout.update == "concatenate"
             if self._cancelled.is_set():
                 raise Cancelled("the generation was cancelled") from None
             raise GenerationError(f"onnxruntime failed on tokens {start} to {total}: {error}") from error
@@ -165,3 +166,18 @@ class OnnxSession:
         else:
             self._binding.bind_output("logits", "cpu")
         self._bound_rows = rows
+
+
+def _chunks(count: int, limit: int) -> Iterator[tuple[int, int]]:
+    """Cuts `count` tokens into pieces of at most `limit`, and yields where each starts and ends.
+
+    The last one does not have a single token if that can be helped: kernels for one token round otherwise, so
+    that the same prompt would give other keys and values when a part of it is known.
+    """
+    start = 0
+    while start < count:
+        size = min(limit, count - start)
+        if count - start - size == 1 and size > 2:
+            size -= 1
+        yield start, start + size
+        start += size

@@ -29,7 +29,7 @@ class TextStream(Iterator[str]):
 
     Args:
         session: the tokens in progress; the stream closes it at its end.
-        token_ids: the generation loop over that session.
+        token_ids: the generation loop over that session; the stream closes it too.
         decoder: turns ids into text.
         stops: ends the text, reasoning included.
         parser: sorts the text into events.
@@ -41,7 +41,7 @@ class TextStream(Iterator[str]):
     def __init__(
         self,
         session: Session,
-        token_ids: Iterator[int],
+        token_ids: Generator[int, None, None],
         *,
         decoder: StreamDecoder,
         stops: StopStrings,
@@ -218,7 +218,7 @@ class TextStream(Iterator[str]):
 
 def _steps(
     session: Session,
-    token_ids: Iterator[int],
+    token_ids: Generator[int, None, None],
     *,
     decoder: StreamDecoder,
     stops: StopStrings,
@@ -245,6 +245,7 @@ def _steps(
         raise
     finally:
         result.stop_reason = result.stop_reason or "cancelled"
+        token_ids.close()
         try:
             if on_end is not None:
                 on_end(result)

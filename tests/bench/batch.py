@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=32)
     options = parser.parse_args()
     report: dict[str, Any] = {}
-    with qtool_runtime.load(options.artifact, threads=options.threads) as model:
+    with qtool_runtime.load(options.artifact, threads=options.threads, prefix_memory=0) as model:
         single = [stream.token_ids for stream in run(model, 1, options.tokens)]
         for size in options.sizes:
             rates: dict[int, list[float]] = {1: [], size: []}

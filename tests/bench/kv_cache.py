@@ -35,7 +35,10 @@ def measure_turns(options: argparse.Namespace) -> dict[str, Any]:
 
     tokens = np.random.default_rng(0).integers(0, 20_000, options.depth + options.chunk)
     prompt, chunk = tokens[: options.depth], tokens[options.depth :]
-    models = [qtool_runtime.load(path, threads=options.threads) for path in (options.float32, options.int8)]
+    models = [
+        qtool_runtime.load(path, threads=options.threads, prefix_memory=0)
+        for path in (options.float32, options.int8)
+    ]
     sessions = [model.new_session() for model in models]
     for session in sessions:
         session.forward(prompt)

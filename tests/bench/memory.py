@@ -33,13 +33,15 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=600)
     parser.add_argument("--engine", default="onnxruntime")
     options = parser.parse_args()
-    with qtool_runtime.load(options.artifact, engine=options.engine) as model:
+    with qtool_runtime.load(options.artifact, engine=options.engine, prefix_memory=0) as model:
         loaded, manifest = memory(), model.manifest
         prompt = np.arange(options.tokens - 1) % manifest.model.vocab_size
         model.generate(prompt, max_tokens=1, ignore_eos=True).read()
         filled, plan = memory(), manifest.memory
     # The plan is for the whole context; its KV cache is the only part that depends on the tokens by much.
-    planned = plan.peak - plan.kv_cache + options.tokens * manifest.kv_cache.bytes_per_token
+    planned = (
+        plan.peak - plan.kv_cache - plan.prefix_memory + options.tokens * manifest.kv_cache.bytes_per_token
+    )
     print(json.dumps({"loaded": loaded, "filled": filled, "planned_peak": planned, "tokens": options.tokens}))
 
 

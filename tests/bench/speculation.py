@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=160)
     options = parser.parse_args()
     report: dict[str, Any] = {}
-    with qtool_runtime.load(options.artifact, threads=options.threads) as model:
+    with qtool_runtime.load(options.artifact, threads=options.threads, prefix_memory=0) as model:
         for name, task in tasks().items():
             report[name] = measure(model, dict(task), options.rounds, options.tokens)
             say(f"{name}: {report[name]}")

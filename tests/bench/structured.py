@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 from measure import argument_parser, finish, memory_status, paired_ratio, say
 
+from qtool_runtime import Model, load
 from qtool_runtime.grammar import answer_grammar
-from qtool_runtime.model import Model, load
 from qtool_runtime.sampling import Sampler, SamplingOptions
 
 
@@ -183,7 +183,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     report: dict[str, Any] = {}
-    with load(arguments.artifact) as model:
+    with load(arguments.artifact, prefix_memory=0) as model:
         report["prepare"] = measure_preparation(model)
         say(f"prepare: {report['prepare']}")
         report["mask"] = measure_masks(model, arguments.rounds)

@@ -11,9 +11,9 @@ import pytest
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
+from qtool_runtime import Model, load
 from qtool_runtime.engines import ENGINES
 from qtool_runtime.manifest import Generation
-from qtool_runtime.model import Model, load
 from qtool_runtime.text import Tokenizer
 from support.places import shared_folder
 

@@ -238,8 +238,9 @@ def build_manifest(tiny: TinyDecoder, model: onnx.ModelProto, /, **changes: Any)
         ),
         kv_cache=contract.KvCache(tiny.update, dtype, tiny.layers, KV_HEADS, HEAD_DIM, bytes_per_token),
         calibration=None,
-        memory=contract.MemoryPlan(0, 0, 0, 0, 0, 0), quantization=(),
-        generation=contract.Generation(None, (), None, False, 1.0, 0, 1.0, 1.0), quality=None,
+        memory=contract.MemoryPlan(0, 0, 1 << 20, 0, 0, 0, 0), quantization=(),
+        generation=contract.Generation(None, (), None, False, 1.0, 0, 1.0, 1.0),
+        baked_prompt=None, quality=None,
     )  # fmt: skip
     return replace(document, **changes)
 

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from qtool_runtime import Model, load
 from qtool_runtime.batch import Batch
 from qtool_runtime.batch_session import BatchSession
 from qtool_runtime.engine import Cancelled
 from qtool_runtime.errors import ContextLimitError, GenerationError
 from qtool_runtime.graph import LoadedGraph
-from qtool_runtime.model import Model, load
 from qtool_runtime.session import OnnxSession
 from support.kernels import require_int8_kv_cache
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qtool_runtime import genai, manifest
+from qtool_runtime import genai, load, manifest
 from qtool_runtime.engine import Cancelled, DeadlinePassed
 from qtool_runtime.errors import (
     ArtifactError,
@@ -25,7 +25,6 @@ from qtool_runtime.errors import (
     MissingExtraError,
 )
 from qtool_runtime.genai import GenaiEngine, GenaiSession, open_genai
-from qtool_runtime.model import load
 from qtool_runtime.onnx_engine import open_onnxruntime
 from qtool_runtime.session import OnnxSession
 from qtool_runtime.threads import Threads

@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qtool_runtime import health
+from qtool_runtime import Model, health, load
 from qtool_runtime.errors import ContextLimitError, GenerationError
 from qtool_runtime.health import PROMPT, TOKENS, HealthReport, resident_bytes
-from qtool_runtime.model import Model, load
 from qtool_runtime.text import Tokenizer
 
 from .decoder_graphs import TinyDecoder, write_artifact

@@ -13,11 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qtool_runtime import metrics
+from qtool_runtime import Model, load, metrics
 from qtool_runtime.errors import GenerationError
 from qtool_runtime.generate import GenerationResult
 from qtool_runtime.metrics import Distribution, Metrics
-from qtool_runtime.model import Model, load
 
 PROMPT = "the cat sat on the"
 
@@ -50,6 +49,7 @@ def test_summary_adds_up_what_the_answers_say(model: Model) -> None:
     summary = model.metrics.summary()
     assert (summary.answers, summary.stop_reasons) == (3, {"length": 3})
     assert summary.prompt_tokens == 3 * found[0].prompt_tokens
+    assert summary.cached_tokens == sum(each.cached_tokens for each in found)
     assert summary.answer_tokens == 36
     assert summary.time_to_first_token == Distribution.of([each.time_to_first_token for each in found])
     assert summary.prefill_rate == Distribution.of([each.prefill_rate for each in found])

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qtool_runtime import manifest
+from qtool_runtime import Model, load, manifest
 from qtool_runtime.errors import (
     ArtifactError,
     ContextLimitError,
@@ -22,7 +22,6 @@ from qtool_runtime.errors import (
     QtoolError,
 )
 from qtool_runtime.manifest import Generation, KvCache
-from qtool_runtime.model import Model, load
 from qtool_runtime.stream import TextStream
 
 from .conftest import TEMPLATE
@@ -76,6 +75,7 @@ def test_text_and_token_ids_are_the_same_prompt(model: Model) -> None:
 
 
 def test_length_and_statistics(model: Model) -> None:
+    model.forget()
     stream = model.generate(PROMPT, max_tokens=10, ignore_eos=True)
     assert stream.stop_reason is None
     assert (stream.text, stream.token_ids) == ("", ())
@@ -84,6 +84,7 @@ def test_length_and_statistics(model: Model) -> None:
     stats = stream.stats
     assert (stats.prompt_tokens, len(stats.token_ids)) == (len(model.tokenizer.encode(PROMPT)), 10)
     assert stats.time_to_first_token > 0
+    assert stats.cached_tokens == 0
     assert stats.prefill_rate == pytest.approx(stats.prompt_tokens / stats.time_to_first_token)
     assert stats.decode_rate == pytest.approx(9 / stats.decode_seconds)
     held = stats.cache_bytes / model.manifest.kv_cache.bytes_per_token

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from qtool_runtime import Model, load
 from qtool_runtime.engine import Session
 from qtool_runtime.errors import GenerationError
 from qtool_runtime.manifest import Generation
-from qtool_runtime.model import Model, load
 
 from .decoder_graphs import TinyDecoder, write_artifact
 

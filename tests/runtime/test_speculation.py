@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qtool_runtime.model import Model, load
+from qtool_runtime import Model, load
 from qtool_runtime.session import OnnxSession
 from qtool_runtime.speculation import MAXIMUM_DRAFT, Acceptance, PromptLookup
 
@@ -22,7 +22,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory, tokenizer_json: byte
     """A float32 model of each kind of cache: its logits do not depend on the number of rows, but for 1e-6."""
     folder = tmp_path_factory.mktemp(request.param)
     write_artifact(folder, TinyDecoder(update=request.param, context=400), {"tokenizer.json": tokenizer_json})
-    with load(folder, threads=1) as loaded:
+    with load(folder, threads=1, prefix_memory=0) as loaded:
         yield loaded
 
 

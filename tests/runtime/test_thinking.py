@@ -9,10 +9,10 @@ import pytest
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
+from qtool_runtime import Model, load
 from qtool_runtime.chat import ChatTemplate
 from qtool_runtime.errors import GenerationError
 from qtool_runtime.manifest import Generation
-from qtool_runtime.model import Model, load
 from qtool_runtime.text import Tokenizer
 from qtool_runtime.thinking import ThinkingBudget
 

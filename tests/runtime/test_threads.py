@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from qtool_runtime import load
 from qtool_runtime.errors import GenerationError
-from qtool_runtime.model import load
 from qtool_runtime.threads import DEFAULT_SPIN, Threads, check_threads, cpu_quota, default_threads
 
 

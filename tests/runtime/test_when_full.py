@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qtool_runtime import Model, load
 from qtool_runtime.errors import ContextLimitError, GenerationError
-from qtool_runtime.model import Model, load
 from qtool_runtime.turns import without_oldest
 
 from .conftest import TEMPLATE
@@ -21,7 +21,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory, tokenizer_json: byte
     folder = tmp_path_factory.mktemp(request.param)
     extra = {"tokenizer.json": tokenizer_json, "chat_template.jinja": TEMPLATE.encode()}
     write_artifact(folder, TinyDecoder(update=request.param, context=CONTEXT), extra)
-    with load(folder, threads=1, engine=engine) as loaded:
+    with load(folder, threads=1, engine=engine, prefix_memory=0) as loaded:
         yield loaded
 
 

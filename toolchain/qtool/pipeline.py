@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import qtool_targets
 from qtool.artifact.folder import check_destination
@@ -22,6 +23,9 @@ from qtool.errors import QtoolError
 from qtool.plan import Plan, make_plan
 from qtool_runtime.manifest import Manifest
 from qtool_targets import Target, TargetError
+
+if TYPE_CHECKING:
+    from qtool.bake import SystemPrompt
 
 EXPORTERS = ("native", "optimum")
 
@@ -41,6 +45,8 @@ class Job:
     plan: Plan
     calibration: CalibrationText | None
     """What to measure the KV cache on; None where it stays in floats."""
+    system_prompt: SystemPrompt | None
+    """What is baked in, so that conversations with it start sooner."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,7 @@ def build(
     exporter: str = "native",
     kv_cache: str | None = None,
     calibration: str | Path | None = None,
+    bake_prompt: str | Path | None = None,
     force: bool = False,
     ignore_budget: bool = False,
     threads: int | None = None,
@@ -81,6 +88,8 @@ def build(
         kv_cache: type of cached keys and values, instead of the target's: "float32", "float16" or "int8"
             (extra `cpu`).
         calibration: a UTF-8 text to measure an int8 cache on; the one that ships with qtool when absent.
+        bake_prompt: a UTF-8 text, the system prompt of the application: it is read now, by the compiled model
+            (extra `cpu`), so that conversations with it start sooner.
         force: replace an artifact that is there.
         ignore_budget: build even if the device's memory budget is exceeded.
         threads: threads of the build; the number of usable processors when absent. Bytes do not depend on it.
@@ -98,6 +107,7 @@ def build(
         exporter=exporter,
         kv_cache=kv_cache,
         calibration=calibration,
+        bake_prompt=bake_prompt,
         threads=threads,
     )
     artifacts = run_jobs(jobs, force=force, ignore_budget=ignore_budget, threads=threads, progress=progress)
@@ -113,6 +123,7 @@ def plan_jobs(
     exporter: str = "native",
     kv_cache: str | None = None,
     calibration: str | Path | None = None,
+    bake_prompt: str | Path | None = None,
     threads: int | None = None,
     plan_only: bool = False,
 ) -> list[Job]:
@@ -130,6 +141,7 @@ def plan_jobs(
     checkpoint = replace(
         checkpoint, sha256=cache(checkpoint.sha256), tokenizer_files=cache(checkpoint.tokenizer_files)
     )
+    prompt = _system_prompt(bake_prompt, checkpoint)
     jobs = []
     for target in loaded:
         tokens = _context(checkpoint, target, context)
@@ -137,9 +149,17 @@ def plan_jobs(
         if output is not None:
             folder = Path(output) / folder if len(targets) > 1 else Path(output)
         size = checkpoint.tokenizer_bytes
-        plan = make_plan(checkpoint.config, target, tokens, size, _threads(threads), exporter=exporter)
         measured = text if target.precision.kv_cache == "int8" else None
-        jobs.append(Job(checkpoint, target, tokens, exporter, folder, plan, measured))
+        plan = make_plan(
+            checkpoint.config,
+            target,
+            tokens,
+            size,
+            _threads(threads),
+            exporter=exporter,
+            system_prompt=prompt,
+        )
+        jobs.append(Job(checkpoint, target, tokens, exporter, folder, plan, measured, prompt))
     return jobs
 
 
@@ -158,6 +178,7 @@ def run_jobs(
             job.plan.check_budget()
     # onnx_ir and what needs it come in here, so that a plan and `--help` stay quick.
     from qtool.artifact.package import Package
+    from qtool.bake import bake, check_bake
     from qtool.calibration.kv_cache import check_onnxruntime
     from qtool.exporters import export
     from qtool.passes import passes_for
@@ -165,6 +186,9 @@ def run_jobs(
     rewrites = [passes_for(job.target) for job in jobs]
     if any(job.calibration for job in jobs):
         check_onnxruntime()
+    for job in jobs:
+        if job.system_prompt is not None:
+            check_bake(job.system_prompt, job.target, job.context)
     report = progress or (lambda stage, done, total: None)
     with ExitStack() as stack:
         report("export", 0, 0)
@@ -183,8 +207,14 @@ def run_jobs(
                 report("calibrate", 0, 0)
                 package.calibrate(folder, job.calibration, _threads(threads))
         report("package", 0, 0)
-        manifests = [package.finish(folder) for package, folder in packages]
-    return [Artifact(job.output, manifest) for job, manifest in zip(jobs, manifests, strict=True)]
+        artifacts = []
+        for job, (package, folder) in zip(jobs, packages, strict=True):
+            manifest = package.finish(folder)
+            if job.system_prompt is not None:
+                report("bake", 0, 0)
+                manifest = bake(folder, manifest, job.system_prompt, _threads(threads))
+            artifacts.append(Artifact(job.output, manifest))
+    return artifacts
 
 
 def _nano() -> Checkpoint:
@@ -216,6 +246,14 @@ def _calibration_text(targets: Sequence[Target], path: str | Path | None) -> Cal
             hint="Add --kv-cache int8, or leave the text away.",
         )
     return None
+
+
+def _system_prompt(path: str | Path | None, checkpoint: Checkpoint) -> SystemPrompt | None:
+    if path is None:
+        return None
+    from qtool.bake import prepare  # a template engine, and the runtime
+
+    return prepare(path, checkpoint)
 
 
 def _context(checkpoint: Checkpoint, target: Target, asked: int | None) -> int:

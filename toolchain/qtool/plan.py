@@ -6,9 +6,9 @@ No tensor is read and no graph is made, so a plan takes milliseconds.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qtool.calibration.text import WINDOW
 from qtool.checkpoint.config import QwenConfig
@@ -17,6 +17,9 @@ from qtool.errors import BudgetError
 from qtool.quantize.schemes import Role, Scheme, role_of, scheme_for
 from qtool_runtime.manifest import MemoryPlan
 from qtool_targets import Target
+
+if TYPE_CHECKING:
+    from qtool.bake import SystemPrompt
 
 _FLOAT_BYTES = {"float32": 4, "float16": 2}
 _KV_CACHE_BYTES = {**_FLOAT_BYTES, "int8": 1}
@@ -39,6 +42,8 @@ _PREFILL_CHUNK = 512
 """Most tokens that one step of the runtime computes (`qtool_runtime.graph`)."""
 _PREFILL_CHUNK_ALL_LOGITS = 64
 """The same for graphs that return logits for every token."""
+_PREFIX_MEMORY_SHARE = 16
+"""Part of the device's memory that keeps keys and values of earlier prompts, unless one context is less."""
 _PACKED_BYTES_PER_GROUP = 8
 """On the CPU, ONNX Runtime repacks integer matrices into buffers of its own, which also hold each group's
 scale and sum as float32; the file's scales and zero points stay mapped beside them, its integers do not."""
@@ -50,6 +55,8 @@ class Plan:
 
     target: str
     context: int
+    system_prompt: int
+    """Tokens of the system prompt that is baked in; 0 for none."""
     artifact: int
     disk: int
     """Free space that the build needs: the artifact, once."""
@@ -94,6 +101,7 @@ def make_plan(
     threads: int,
     *,
     exporter: str = "native",
+    system_prompt: SystemPrompt | None = None,
 ) -> Plan:
     """Predicts what building `config` for `target` takes.
 
@@ -104,6 +112,7 @@ def make_plan(
         tokenizer_bytes: size of the tokenizer's files.
         threads: threads of the build.
         exporter: "native" or "optimum".
+        system_prompt: what is baked in.
 
     Raises:
         UnsupportedModelError: the target's group size does not fit the model's matrices.
@@ -122,9 +131,20 @@ def make_plan(
     build_memory = _BUILD_BASE_BYTES + threads * _BUILD_BYTES_PER_THREAD + 4 * tokenizer_bytes
     if optimum:
         build_memory += _trace_memory(config, float_bytes)
+    runs = 0
     if target.precision.kv_cache == "int8":
-        build_memory += _calibration_memory(config, target, device, threads)
-    return Plan(target.name, context, artifact, artifact, build_memory, per_token, device)
+        runs = _calibration_memory(config, target, device, threads)
+    tokens = 0
+    if system_prompt is not None:
+        runs = max(runs, device.weights + device.activations + device.runtime)
+        tokens, size = len(system_prompt.token_ids), system_prompt.bytes(config, target)
+        artifact, device = artifact + size, with_system_prompt(device, size)
+    return Plan(target.name, context, tokens, artifact, artifact, build_memory + runs, per_token, device)
+
+
+def with_system_prompt(memory: MemoryPlan, size: int) -> MemoryPlan:
+    """Returns the memory plan with the files of a baked system prompt, which are mapped like the weights."""
+    return replace(memory, weights=memory.weights + size, peak=memory.peak + size)
 
 
 def _trace_memory(config: QwenConfig, float_bytes: int) -> int:
@@ -184,6 +204,7 @@ def device_memory(
     """
     weights = data_bytes + _packing_bytes(config, target)
     cache = context * kv_bytes_per_token(config, target)
+    remembered = _prefix_memory(cache, target)
     float_bytes = _FLOAT_BYTES[target.precision.activations]
     # The widest moment of a prefill step: residual, gate, up and their product, all for one chunk.
     width = 2 * config.hidden_size + 3 * config.intermediate_size
@@ -199,11 +220,22 @@ def device_memory(
     return MemoryPlan(
         weights=weights,
         kv_cache=cache,
+        prefix_memory=remembered,
         activations=activations,
         runtime=runtime,
-        peak=weights + cache + activations + runtime,
+        peak=weights + cache + remembered + activations + runtime,
         budget=target.memory.budget_mb * 1_000_000,
     )
+
+
+def _prefix_memory(cache: int, target: Target) -> int:
+    """Returns the default bound of the prefix memory, in bytes.
+
+    None where the KV cache is not in the processor's own memory, and has to be copied from elsewhere.
+    """
+    if target.execution.provider != "cpu":
+        return 0
+    return min(cache, target.memory.budget_mb * 1_000_000 // _PREFIX_MEMORY_SHARE)
 
 
 def _packing_bytes(config: QwenConfig, target: Target) -> int:

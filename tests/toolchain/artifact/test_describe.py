@@ -89,7 +89,10 @@ def test_cache_and_memory_are_counted_from_the_configuration(tiny_artifact: Arti
     assert document.context == 256  # the model's maximum is less than the target's default
     memory = document.memory
     assert memory.kv_cache == 256 * document.kv_cache.bytes_per_token
-    assert memory.peak == memory.weights + memory.kv_cache + memory.activations + memory.runtime
+    on_cpu = qtool_targets.load(target).execution.provider == "cpu"
+    assert memory.prefix_memory == (memory.kv_cache if on_cpu else 0)
+    summed = memory.weights + memory.kv_cache + memory.prefix_memory + memory.activations + memory.runtime
+    assert memory.peak == summed
     assert memory.budget == qtool_targets.load(target).memory.budget_mb * 10**6
 
 

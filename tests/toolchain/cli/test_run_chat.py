@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import qtool_runtime
-from support.fixtures import Artifacts
+from support.fixtures import Artifacts, Checkpoints
 
 from .conftest import Invoke
 
@@ -85,7 +85,7 @@ class TestRun:
         report = json.loads(invoke("run", artifact, "Hello world", *GREEDY, "--json").stdout)
         assert report.keys() == {
             "text", "reasoning", "tool_calls", "malformed_tool_calls",
-            "stop_reason", "prompt_tokens", "tokens", "time_to_first_token_seconds",
+            "stop_reason", "prompt_tokens", "cached_tokens", "tokens", "time_to_first_token_seconds",
             "prefill_tokens_per_second", "decode_tokens_per_second", "kv_cache_bytes",
             "drafted_tokens", "accepted_tokens",
         }  # fmt: skip
@@ -158,6 +158,40 @@ class TestRun:
         assert invoke("run", folder, "Hello", "--raw", "-n", 2).exit_code == 0
 
 
+class TestBakedPrompt:
+    @pytest.fixture
+    def baked(self, invoke: Invoke, tiny_checkpoint: Checkpoints, tmp_path: Path) -> Path:
+        (tmp_path / "system.txt").write_text("Be brief.\n")
+        options = ["--bake-prompt", tmp_path / "system.txt", "-t", "x64-int4", "-o", tmp_path / "baked"]
+        result = invoke("build", tiny_checkpoint("qwen3").folder, *options)
+        assert result.exit_code == 0, result.stderr
+        return tmp_path / "baked"
+
+    def test_it_is_the_system_message_unless_another_is_given(
+        self, invoke: Invoke, baked: Path, expected: Any
+    ) -> None:
+        own = expected(("system", "Be brief."), ("user", "Hello")) + "\n"
+        assert invoke("run", baked, "Hello", *GREEDY).stdout == own
+        assert invoke("chat", baked, *GREEDY, input="Hello\n").stdout == own
+        assert json.loads(invoke("batch", baked, "-", *GREEDY, input="Hello\n").stdout)["text"] + "\n" == own
+        other = expected(("system", "Be kind."), ("user", "Hello")) + "\n"
+        assert invoke("run", baked, "Hello", "--system", "Be kind.", *GREEDY).stdout == other
+        report = json.loads(invoke("run", baked, "Hello", *GREEDY, "--json").stdout)
+        assert report["cached_tokens"] > 0.5 * report["prompt_tokens"]
+
+    def test_it_is_planned(self, invoke: Invoke, tiny_checkpoint: Checkpoints, tmp_path: Path) -> None:
+        (tmp_path / "system.txt").write_text("Be brief.\n")
+        options = ["--bake-prompt", tmp_path / "system.txt", "-t", "x64-int4", "--plan"]
+        result = invoke("build", tiny_checkpoint("qwen3").folder, *options)
+        assert "system prompt" in result.stdout
+        assert "tokens baked in, 0.0 MB" in result.stdout
+
+    def test_a_missing_file_is_exit_3(self, invoke: Invoke, tmp_path: Path) -> None:
+        result = invoke("build", "-t", "x64-int4", "-o", tmp_path / "a", "--bake-prompt", tmp_path / "b")
+        assert result.exit_code == 3
+        assert "is not a file" in result.stderr
+
+
 class TestChat:
     def test_every_line_is_a_turn_that_sees_those_before(
         self, invoke: Invoke, artifact: Path, expected: Any
@@ -193,6 +227,46 @@ class TestChat:
         assert "error: the prompt has" in result.stderr
         assert "hint: /clear forgets the conversation and makes room." in result.stderr
         assert result.stdout == expected(("user", "Hello")) + "\n"
+
+    def test_a_conversation_goes_on_from_its_state(
+        self, invoke: Invoke, artifact: Path, expected: Any, tmp_path: Path
+    ) -> None:
+        state = tmp_path / "talk.kv"
+        first = invoke("chat", artifact, "--state", state, "--system", "Be brief.", *GREEDY, input="Hello\n")
+        second = invoke("chat", artifact, "--state", state, *GREEDY, input="the world\n")
+        answer = expected(("system", "Be brief."), ("user", "Hello"))
+        turns = [("system", "Be brief."), ("user", "Hello"), ("assistant", answer), ("user", "the world")]
+        assert first.stdout == f"{answer}\n"
+        assert second.stdout == f"{expected(*turns)}\n"
+        with qtool_runtime.load(artifact) as model:
+            saved = model.load_prefix(state)
+        assert [message["role"] for message in saved.messages] == [role for role, _ in turns] + ["assistant"]
+
+    def test_a_state_has_its_own_system_message(self, invoke: Invoke, artifact: Path, tmp_path: Path) -> None:
+        state = tmp_path / "talk.kv"
+        assert invoke("chat", artifact, "--state", state, input="").exit_code == 0
+        result = invoke("chat", artifact, "--state", state, "--system", "Be brief.", input="")
+        assert result.exit_code == 2
+        assert "--system is for a new conversation" in result.stderr
+
+    def test_a_state_needs_keys_and_values(self, invoke: Invoke, artifact: Path, tmp_path: Path) -> None:
+        result = invoke("chat", artifact, "--state", tmp_path / "talk.kv", "--engine", "genai", input="Hi\n")
+        assert result.exit_code == 2
+        assert "--state needs keys and values, which the engine genai does not give" in result.stderr
+
+    def test_a_state_that_is_none_is_exit_7_and_stays_as_it_is(
+        self, invoke: Invoke, artifact: Path, tiny_artifact: Artifacts, tmp_path: Path
+    ) -> None:
+        state = tmp_path / "talk.kv"
+        state.write_text("my notes")
+        result = invoke("chat", artifact, "--state", state, input="Hello\n")
+        assert (result.exit_code, state.read_text()) == (7, "my notes")
+        assert "is not a file of keys and values" in result.stderr
+        state.unlink()
+        invoke("chat", tiny_artifact("x64-int8", "qwen3"), "--state", state, input="")
+        result = invoke("chat", artifact, "--state", state, input="Hello\n")
+        assert result.exit_code == 7
+        assert "is of another model" in result.stderr
 
     def test_no_input_is_a_short_conversation(self, invoke: Invoke, artifact: Path) -> None:
         result = invoke("chat", artifact, input="")

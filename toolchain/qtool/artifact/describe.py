@@ -71,6 +71,7 @@ def describe(
         memory=device_memory(config, target, context, layout.size, concatenates=concatenates),
         quantization=_quantization(layout, config),
         generation=generation,
+        baked_prompt=None,
         quality=None,
     )
 

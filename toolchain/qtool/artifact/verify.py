@@ -6,11 +6,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from qtool_runtime import manifest
-from qtool_runtime.compatibility import check_compatibility
+from qtool_runtime import kv_file, manifest
+from qtool_runtime.compatibility import PROVIDERS, check_compatibility, import_onnxruntime
 from qtool_runtime.errors import ArtifactError, QtoolError
 from qtool_runtime.integrity import find_problems
-from qtool_runtime.manifest import Manifest
+from qtool_runtime.kv_cache import CacheLayout
+from qtool_runtime.manifest import BakedPrompt, Manifest
+from qtool_runtime.saved_prefix import read_text
 
 PASSED, FAILED, SKIPPED = "passed", "FAILED", "skipped"
 
@@ -62,6 +64,8 @@ def verify(folder: Path) -> Report:
     else:
         checks.append(Check("files", PASSED, f"{len(document.files)} files have their sizes and SHA-256"))
         checks += [_graph(folder, document), _runtime(document)]
+        if document.baked_prompt:
+            checks.append(_system_prompt(folder, document, document.baked_prompt))
     return Report(str(folder), tuple(checks))
 
 
@@ -95,8 +99,6 @@ def _graph(folder: Path, document: Manifest) -> Check:
 
 def _runtime(document: Manifest) -> Check:
     """Asks the installed onnxruntime; one without the target's provider cannot answer."""
-    from qtool_runtime.compatibility import PROVIDERS, import_onnxruntime
-
     try:
         available = import_onnxruntime().get_available_providers()
         provider = PROVIDERS.get(document.graph.provider)
@@ -109,3 +111,19 @@ def _runtime(document: Manifest) -> Check:
     return Check(
         "runtime", PASSED, f"onnxruntime is {document.graph.minimum_onnxruntime} or newer and has {wanted}"
     )
+
+
+def _system_prompt(folder: Path, document: Manifest, baked: BakedPrompt) -> Check:
+    """Compares the baked system prompt with the model that the manifest describes."""
+    provider = PROVIDERS.get(document.graph.provider, PROVIDERS["cpu"])
+    model = document.kv_digest(document.graph.provider)
+    try:
+        layout = CacheLayout.from_manifest(document, provider.device)
+        found = len(kv_file.read(folder / baked.kv_file, model, layout, document.context).token_ids)
+        read_text(folder / baked.text_file)
+    except ArtifactError as error:
+        return Check("system prompt", FAILED, error.message)
+    if found != baked.tokens:
+        detail = f"{baked.kv_file} holds {found} tokens instead of {baked.tokens}"
+        return Check("system prompt", FAILED, detail)
+    return Check("system prompt", PASSED, f"{found} tokens, of this model")

@@ -76,15 +76,13 @@ class Qtool(Engine):
     def __init__(self, model: Path, threads: int, capacity: int, provider: str) -> None:
         del capacity  # as an application does: the cache grows in steps
         package = importlib.import_module("qtool_runtime")
-        self._model = package.load(model, threads=threads, provider=provider)
+        self._model = package.load(model, threads=threads, provider=provider, prefix_memory=0)
         self._stream: Any = None
 
     def start(self, prompt: list[int], tokens: int) -> None:
         """Begins an answer that does not end early."""
         if self._stream is not None:
             self._stream.close()
-        # Here a memory of earlier prompts would have to be switched off. As things are, no prompt of a
-        # process is read twice, not even its beginning (see `rounds.prompt_ids`).
         self._stream = self._model.generate(prompt, max_tokens=tokens + 1, ignore_eos=True)
         self.advance(1)
 

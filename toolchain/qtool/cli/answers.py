@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from qtool_runtime import TextStream, ToolCall
+    from qtool_runtime import Model, TextStream, ToolCall
+
+
+def opening_messages(model: Model, system: str | None) -> list[dict[str, Any]]:
+    """Returns what a conversation starts with: a system message, by default the one that is baked in."""
+    text = model.baked_prompt if system is None else system
+    return [] if text is None else [{"role": "system", "content": text}]
 
 
 def print_answer(stream: TextStream) -> None:
@@ -61,6 +67,7 @@ def describe_answer(stream: TextStream) -> dict[str, Any]:
         ],
         "stop_reason": result.stop_reason,
         "prompt_tokens": result.prompt_tokens,
+        "cached_tokens": result.cached_tokens,
         "tokens": len(result.token_ids),
         "time_to_first_token_seconds": round(result.time_to_first_token, 4),
         "prefill_tokens_per_second": round(result.prefill_rate, 1),

@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from qtool.cli.answers import describe_answer
+from qtool.cli.answers import describe_answer, opening_messages
 from qtool.cli.load_options import load_options
 from qtool.cli.sampling_options import sampling_options
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.command(name="batch")
 @click.argument("artifact", type=click.Path(path_type=Path))
 @click.argument("prompts", type=click.File("r", encoding="utf-8", errors="replace"))
-@click.option("--system", help="System message of every prompt.")
+@click.option("--system", help="System message of every prompt. [default: the one that is baked in]")
 @click.option("--raw", is_flag=True, help="Continue prompts as they are, without the chat template.")
 @click.option(
     "--at-once", type=click.IntRange(1, 64), default=4, show_default=True, help="Answers in progress."
@@ -58,7 +58,7 @@ def command(
         if raw:
             answers = model.generate_batch(lines, at_once=at_once, **options)
         else:
-            opening = [{"role": "system", "content": system}] if system is not None else []
+            opening = opening_messages(model, system)
             answers = model.chat_batch(
                 [[*opening, {"role": "user", "content": line}] for line in lines],
                 at_once=at_once,

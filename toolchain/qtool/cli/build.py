@@ -49,6 +49,12 @@ if TYPE_CHECKING:
     help="Text to measure the scales of an int8 cache on, instead of qtool's own; its first 8,192 tokens are"
     " read.",
 )
+@click.option(
+    "--bake-prompt",
+    type=click.Path(),
+    metavar="FILE",
+    help="System prompt, a UTF-8 text, to read now, so that conversations with it start sooner.",
+)
 @click.option("--plan", "plan_only", is_flag=True, help="Only print predicted sizes and memory.")
 @click.option("--force", is_flag=True, help="Replace an artifact that is there.")
 @click.option("--ignore-budget", is_flag=True, help="Build even if the device's memory budget is exceeded.")
@@ -65,6 +71,7 @@ def command(
     exporter: str,
     kv_cache: str | None,
     calibration: str | None,
+    bake_prompt: str | None,
     plan_only: bool,
     force: bool,
     ignore_budget: bool,
@@ -89,6 +96,7 @@ def command(
         exporter=exporter,
         kv_cache=kv_cache,
         calibration=calibration,
+        bake_prompt=bake_prompt,
         threads=threads,
         plan_only=plan_only,
     )
@@ -120,16 +128,22 @@ def _print_plans(jobs: list[Job], as_json: bool) -> None:
 def _print_plan(job: Job) -> None:
     plan = job.plan
     device = plan.device
+    baked = []
+    if job.system_prompt is not None:
+        size = megabytes(job.system_prompt.bytes(job.checkpoint.config, job.target))
+        baked.append(("system prompt", f"{plan.system_prompt:,} tokens baked in, {size}"))
     print_facts(
         [
             ("model", job.checkpoint.name),
             ("target", plan.target),
             ("context", f"{plan.context:,} tokens"),
+            *baked,
             ("artifact", megabytes(plan.artifact)),
             ("disk for the build", megabytes(plan.disk)),
             ("build memory", megabytes(plan.build_memory)),
             ("KV cache", f"{plan.kv_bytes_per_token:,} bytes a token, {megabytes(device.kv_cache)} in all"),
             ("device weights", f"{megabytes(device.weights)} at the load's peak"),
+            ("prefix memory", megabytes(device.prefix_memory)),
             ("device activations", megabytes(device.activations)),
             ("device runtime", megabytes(device.runtime)),
             ("device peak", f"{megabytes(device.peak)} of a budget of {megabytes(device.budget)}"),

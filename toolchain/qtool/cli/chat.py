@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from qtool.cli.answers import print_answer
+from qtool.cli.answers import opening_messages, print_answer
 from qtool.cli.load_options import load_options
 from qtool.cli.sampling_options import sampling_options
 from qtool_runtime.errors import ContextLimitError
@@ -21,13 +21,20 @@ _HELP = "Commands: /clear forgets the conversation, /exit ends (so does Ctrl-D);
 
 @click.command(name="chat")
 @click.argument("artifact", type=click.Path(path_type=Path))
-@click.option("--system", help="System message.")
+@click.option("--system", help="System message. [default: the one that is baked in]")
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Go on with the conversation in FILE, if it is there, and save it there at the end.",
+)
 @sampling_options
 @load_options
 def command(
     *,
     artifact: Path,
     system: str | None,
+    state: Path | None,
     engine: str,
     context: int | None,
     threads: int | None,
@@ -42,22 +49,39 @@ def command(
     import qtool_runtime
 
     options["enable_thinking"] = options.pop("thinking")
-    opening: list[dict[str, Any]] = [{"role": "system", "content": system}] if system is not None else []
+    resumed = state is not None and state.exists()
+    if resumed and system is not None:
+        raise click.UsageError(f"--system is for a new conversation; {state} has one.")
+    if state is not None and engine != "onnxruntime":
+        raise click.UsageError(f"--state needs keys and values, which the engine {engine} does not give.")
     with qtool_runtime.load(
         artifact, engine=engine, context=context, threads=threads, spin=spin, provider=provider
     ) as model:
         click.echo(f"{model.manifest.name}, {model.context:,} tokens of context. {_HELP}", err=True)
-        messages = list(opening)
-        while (text := _read_turn()) is not None:
-            if text == "/exit":
-                break
-            if text == "/clear":
-                messages = list(opening)
-                click.echo("forgotten", err=True)
-            elif text.startswith("/"):
-                click.echo(f"unknown command {text.split()[0]!r}. {_HELP}", err=True)
-            elif text:
-                _answer(model, messages, text, options)
+        opening = opening_messages(model, system)
+        messages = model.load_prefix(state).messages if state is not None and resumed else list(opening)
+        try:
+            _talk(model, opening, messages, options)
+        finally:
+            if state is not None:
+                rendering = {name: options[name] for name in ("tools", "enable_thinking")}
+                model.save_prefix(state, messages, **rendering)
+
+
+def _talk(
+    model: Model, opening: list[dict[str, Any]], messages: list[dict[str, Any]], options: dict[str, Any]
+) -> None:
+    """Answers one turn after the other, and adds them to the conversation."""
+    while (text := _read_turn()) is not None:
+        if text == "/exit":
+            break
+        if text == "/clear":
+            messages[:] = opening
+            click.echo("forgotten", err=True)
+        elif text.startswith("/"):
+            click.echo(f"unknown command {text.split()[0]!r}. {_HELP}", err=True)
+        elif text:
+            _answer(model, messages, text, options)
 
 
 def _read_turn() -> str | None:

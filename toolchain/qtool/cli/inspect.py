@@ -9,7 +9,7 @@ import click
 
 from qtool.cli.output import json_option, megabytes, print_facts, print_json, print_table
 from qtool_runtime import manifest
-from qtool_runtime.manifest import Manifest
+from qtool_runtime.manifest import Manifest, MemoryPlan
 
 
 @click.command(name="inspect")
@@ -36,7 +36,7 @@ def command(artifact: Path, as_json: bool) -> None:
 def _print_summary(document: Manifest) -> None:
     model, memory = document.model, document.memory
     revision = f" @ {document.source.revision}" if document.source.revision else ""
-    quality = document.quality
+    quality, baked = document.quality, document.baked_prompt
     print_facts(
         [
             ("name", document.name),
@@ -51,12 +51,8 @@ def _print_summary(document: Manifest) -> None:
             ("context", f"{document.context:,} tokens"),
             ("size", megabytes(sum(entry.size for entry in document.files))),
             ("KV cache", _kv_cache(document)),
-            (
-                "memory",
-                f"{megabytes(memory.peak)} peak = weights {megabytes(memory.weights)} + KV cache"
-                f" {megabytes(memory.kv_cache)} + activations {megabytes(memory.activations)} + runtime"
-                f" {megabytes(memory.runtime)}; budget {megabytes(memory.budget)}",
-            ),
+            ("memory", _memory(memory)),
+            *([("system prompt", f"{baked.tokens:,} tokens baked in")] if baked else []),
             (
                 "quality",
                 f"KL {quality.kl_mean:.4f}, top-1 {quality.top1_agreement:.1%}"
@@ -75,6 +71,18 @@ def _kv_cache(document: Manifest) -> str:
     if calibration is None:
         return text
     return f"{text}; calibrated on {calibration.tokens:,} tokens of the text {calibration.sha256[:16]}"
+
+
+def _memory(plan: MemoryPlan) -> str:
+    parts = {
+        "weights": plan.weights,
+        "KV cache": plan.kv_cache,
+        "prefix memory": plan.prefix_memory,
+        "activations": plan.activations,
+        "runtime": plan.runtime,
+    }
+    summed = " + ".join(f"{name} {megabytes(size)}" for name, size in parts.items())
+    return f"{megabytes(plan.peak)} peak = {summed}; budget {megabytes(plan.budget)}"
 
 
 def _print_quantization(document: Manifest) -> None:

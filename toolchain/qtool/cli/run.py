@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from qtool.cli.answers import describe_answer, print_answer
+from qtool.cli.answers import describe_answer, opening_messages, print_answer
 from qtool.cli.load_options import load_options
 from qtool.cli.output import json_option, print_json
 from qtool.cli.sampling_options import sampling_options
@@ -17,7 +17,7 @@ from qtool.cli.sampling_options import sampling_options
 @click.command(name="run")
 @click.argument("artifact", type=click.Path(path_type=Path))
 @click.argument("prompt")
-@click.option("--system", help="System message.")
+@click.option("--system", help="System message. [default: the one that is baked in]")
 @click.option("--raw", is_flag=True, help="Continue PROMPT as it is, without the chat template.")
 @click.option("--stats", is_flag=True, help="Print token counts and rates on stderr.")
 @sampling_options
@@ -66,10 +66,8 @@ def command(
         if raw:
             stream = model.generate(text, **sampling)
         else:
-            messages = [{"role": "system", "content": system}] if system is not None else []
-            messages.append({"role": "user", "content": text})
             stream = model.chat(
-                messages,
+                [*opening_messages(model, system), {"role": "user", "content": text}],
                 tools=tools,
                 tool_choice=tool_choice,
                 enable_thinking=thinking,
