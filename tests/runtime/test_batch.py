@@ -326,8 +326,18 @@ def test_a_forgotten_stream_gives_its_row_back(tmp_path: Path, tokenizer_json: b
         assert len(batch._members) == 0
 
 
-def test_every_answer_counts_the_passes_that_served_it(model: Model) -> None:
+def test_every_answer_counts_the_passes_that_served_it(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes: dict[BatchSession, float] = {}
+    receive = BatchSession.receive
+
+    def recorded(self: BatchSession, logits: np.ndarray, seconds: float) -> None:
+        passes[self] = passes.get(self, 0.0) + seconds
+        receive(self, logits, seconds)
+
+    monkeypatch.setattr(BatchSession, "receive", recorded)
     answers = model.generate_batch(PROMPTS[:3], max_tokens=40, ignore_eos=True)
     answers.read()
-    seconds = [stream.stats.decode_seconds for stream in answers]
-    assert max(seconds) < 3 * min(seconds)
+    if not passes:
+        pytest.skip("this engine or graph reads every sequence alone")
+    for stream, seconds in zip(answers, passes.values(), strict=True):
+        assert stream.stats.decode_seconds >= seconds > 0
