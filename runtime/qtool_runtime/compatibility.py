@@ -108,16 +108,16 @@ def check_version(installed: str, minimum: str) -> None:
         ArtifactError: `minimum` is not a version.
         IncompatibleRuntimeError: the installed one is older.
     """
-    if _version(minimum) is None:
+    if parse_version(minimum) is None:
         raise ArtifactError(f"the manifest's minimum_onnxruntime is {minimum!r}, which is not a version")
-    if (_version(installed) or ()) < (_version(minimum) or ()):
+    if (parse_version(installed) or ()) < (parse_version(minimum) or ()):
         raise IncompatibleRuntimeError(
             f"onnxruntime {installed} is installed; the artifact needs {minimum} or later",
             hint=f'Upgrade it: pip install --upgrade "onnxruntime>={minimum}"',
         )
 
 
-def _version(text: str) -> tuple[int, int, int] | None:
-    """The first three numbers of a version such as "1.23" or "1.24.0.dev20260101"."""
+def parse_version(text: str) -> tuple[int, int, int] | None:
+    """Returns the first three numbers of a version such as "1.23" or "1.24.0.dev20260101"."""
     found = re.match(r"(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?", text)
     return (int(found[1]), int(found[2]), int(found[3] or 0)) if found else None

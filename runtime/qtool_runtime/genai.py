@@ -1,7 +1,7 @@
 """The engine "genai": forward passes by onnxruntime-genai, under the same generation loop as ONNX Runtime's.
 
 Only its `Generator` is used, and of that only reading tokens, the last row of logits, and going back. Three
-things about it (0.12 to 0.18) shape this file. It holds Python's interpreter lock during a forward pass, so
+things about it (0.12.2 to 0.18) shape this file. It holds Python's interpreter lock during a forward pass, so
 that no other thread runs and nothing can interrupt it: prompts are read in small pieces. With a KV cache that
 past and present share it fills memory for the longest text at once: the cache is not shared. And its
 configuration file can name libraries to load: the artifact's has to be the one that the manifest implies.
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qtool_runtime.compatibility import check_compatibility, import_onnxruntime
+from qtool_runtime.compatibility import check_compatibility, import_onnxruntime, parse_version
 from qtool_runtime.engine import Cancelled, DeadlinePassed
 from qtool_runtime.errors import ArtifactError, GenerationError, IncompatibleRuntimeError, MissingExtraError
 from qtool_runtime.genai_config import FILE_NAME, genai_config
@@ -32,6 +32,9 @@ from qtool_runtime.threads import Threads
 PREFILL_CHUNK = 64
 """Tokens of a prompt per forward pass. Longer pieces are no quicker (a 0.5B model read 512 tokens in pieces
 of 64 in 0.95 of the time of one piece), and all threads of the process wait for each."""
+
+INT8_CACHE_VERSION = (0, 16, 0)
+"""Earlier versions end the process at the first pass over a graph with an int8 KV cache."""
 
 _OTHER_ENGINE = 'Load it with engine="onnxruntime".'
 
@@ -178,6 +181,12 @@ def open_genai(
             hint=f'Pass provider="cpu", or: {_OTHER_ENGINE}',
         )
     layout = CacheLayout.from_manifest(manifest, chosen.device)
+    installed_version = parse_version(str(package.__version__)) or (0, 0, 0)
+    if layout.dtype.kind != "f" and installed_version < INT8_CACHE_VERSION:
+        raise IncompatibleRuntimeError(
+            f"the artifact's KV cache is {layout.dtype}; {installed} takes floats only",
+            hint=f'Upgrade it: pip install --upgrade "onnxruntime-genai>=0.16"; or: {_OTHER_ENGINE}',
+        )
     _check_configuration(folder, manifest)
     changes = json.dumps(_changes(threads, context))
     try:

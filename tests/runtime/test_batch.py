@@ -37,7 +37,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory, tokenizer_json: byte
     """The last kind and the other engine cannot read sequences together; they give the same answers."""
     folder, decoder = tmp_path_factory.mktemp(request.param), KINDS[request.param]
     if decoder.int8_cache:
-        require_int8_kv_cache()
+        require_int8_kv_cache(engine)
     write_artifact(folder, decoder, {"tokenizer.json": tokenizer_json})
     with load(folder, threads=1, engine=engine) as loaded:
         yield loaded

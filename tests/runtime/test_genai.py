@@ -53,7 +53,7 @@ def write_and_open(folder: Path, tiny: TinyDecoder, **changes: object) -> GenaiE
 def both(request: pytest.FixtureRequest, tmp_path_factory) -> tuple[OnnxSession, GenaiSession]:
     """Sessions of both engines over one graph."""
     if KINDS[request.param].int8_cache:
-        require_int8_kv_cache()
+        require_int8_kv_cache("genai")
     folder = write_artifact(tmp_path_factory.mktemp(request.param), KINDS[request.param])
     document = manifest.read(folder)
     engines = (
@@ -273,6 +273,16 @@ def test_artifacts_that_it_cannot_run(tmp_path: Path, extra, changes, kind, mess
     folder = write_artifact(tmp_path, TinyDecoder(), extra, **changes)
     with pytest.raises(kind, match=message):
         open_genai(folder, manifest.read(folder), None, Threads(1, 0), 128)
+
+
+def test_an_int8_cache_needs_a_later_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(genai.import_genai(), "__version__", "0.15.2")
+    write_and_open(tmp_path / "float", TinyDecoder())
+    with pytest.raises(
+        IncompatibleRuntimeError, match=r"KV cache is int8; onnxruntime-genai 0\.15\.2"
+    ) as caught:
+        write_and_open(tmp_path / "int8", TinyDecoder(int8_cache=True))
+    assert "onnxruntime-genai>=0.16" in caught.value.hint
 
 
 def test_an_unknown_architecture(tmp_path: Path) -> None:

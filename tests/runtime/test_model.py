@@ -233,7 +233,7 @@ def test_cancel_from_another_thread(write, engine: str) -> None:
     with load(write({"generation": NO_EOS}, context=4000), engine=engine) as model:
         stream = model.generate(PROMPT)
         started = threading.Event()
-        threading.Thread(target=lambda: (started.wait(), stream.cancel())).start()
+        threading.Thread(target=lambda: (started.wait(), stream.cancel()), daemon=True).start()
         for _ in stream:
             started.set()
         assert stream.stop_reason == "cancelled"

@@ -7,7 +7,11 @@ from importlib.metadata import version
 import pytest
 
 
-def require_int8_kv_cache() -> None:
-    """Skips the test where the CPU kernel takes float keys and values only."""
+def require_int8_kv_cache(engine: str = "onnxruntime") -> None:
+    """Skips the test where the CPU kernel, or the engine genai, takes float keys and values only."""
     if tuple(int(part) for part in version("onnxruntime").split(".")[:2]) < (1, 27):
         pytest.skip("before 1.27, onnxruntime has no kernel for an int8 KV cache")
+    if engine == "genai":
+        genai = version("onnxruntime-genai")
+        if tuple(int(part) for part in genai.split(".")[:2]) < (0, 16):
+            pytest.skip("before 0.16, onnxruntime-genai ends the process at an int8 KV cache")
