@@ -16,7 +16,8 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from operator import attrgetter
 
@@ -74,6 +75,7 @@ class PrefixMemory:
         self.limit = limit
         self.block_tokens = block_tokens
         self._lock = threading.Lock()
+        self._holder: int | None = None  # the thread that has the lock
         self._root = _Block((), (), None, pinned=True)
         self._bytes = 0
         self._recent: OrderedDict[_Block, None] = OrderedDict()
@@ -87,7 +89,7 @@ class PrefixMemory:
     def find(self, token_ids: Sequence[int]) -> list[Snapshot]:
         """Returns keys and values of the longest known prefix of a sequence, one piece behind the other."""
         tokens = tuple(token_ids)
-        with self._lock:
+        with self._held():
             path = self._walk(tokens)
             self._touch([block for block, _ in path])
             return [_first(block.values, count) for block, count in path]
@@ -101,20 +103,31 @@ class PrefixMemory:
             token_ids: what was read.
             copy: returns a copy of the keys and values of tokens [start, stop), or None if it cannot.
         """
-        if self.limit:
-            with self._lock:
-                self._insert(tuple(token_ids), copy, pinned=False)
+        if not self.limit or self._holder == threading.get_ident():
+            return  # the garbage collector may end a forgotten answer while this thread is in here
+        with self._held():
+            self._insert(tuple(token_ids), copy, pinned=False)
 
     def pin(self, token_ids: Sequence[int], values: Snapshot) -> None:
         """Takes a sequence that is never dropped and does not count, without copying its keys and values."""
-        with self._lock:
+        with self._held():
             self._insert(tuple(token_ids), lambda start, stop: _part(values, start, stop), pinned=True)
 
     def forget(self) -> None:
         """Drops everything that is not pinned."""
-        with self._lock:
+        with self._held():
             for block in list(self._recent):  # children before their parents
                 self._drop(block)
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        """Holds the lock, and notes which thread does."""
+        with self._lock:
+            self._holder = threading.get_ident()
+            try:
+                yield
+            finally:
+                self._holder = None
 
     def _walk(self, tokens: Tokens) -> list[tuple[_Block, int]]:
         """Returns the blocks along the longest known prefix, and how many tokens of each belong to it."""

@@ -145,6 +145,18 @@ def test_an_engine_that_hides_keys_and_values_is_not_remembered() -> None:
     assert found(memory, [1, 2]) == memory.bytes == 0
 
 
+def test_remembering_while_remembering_does_nothing() -> None:
+    """As when the garbage collector ends a forgotten answer in the midst of it."""
+    memory = PrefixMemory(10**6, BLOCK)
+
+    def copy(start: int, stop: int) -> Snapshot:
+        remember(memory, [9, 9])
+        return copier([1, 2])(start, stop)
+
+    memory.remember([1, 2], copy)
+    assert (found(memory, [1, 2]), found(memory, [9, 9])) == (2, 0)
+
+
 @settings(max_examples=3, deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_threads_may_use_it_at_the_same_time(seed: int) -> None:
