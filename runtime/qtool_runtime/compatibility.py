@@ -89,11 +89,18 @@ def check_compatibility(manifest: Manifest, provider: str | None = None) -> Prov
     name = manifest.graph.provider if provider is None else provider
     if name not in PROVIDERS:
         raise IncompatibleRuntimeError(f"the provider {name!r} is unknown; known: {', '.join(PROVIDERS)}")
-    _check_available(PROVIDERS[name], onnxruntime.get_available_providers())
+    check_available(PROVIDERS[name])
     return PROVIDERS[name]
 
 
-def _check_available(provider: Provider, available: list[str]) -> None:
+def check_available(provider: Provider) -> None:
+    """Refuses a provider that the installed onnxruntime does not have.
+
+    Raises:
+        MissingExtraError: onnxruntime is not installed.
+        IncompatibleRuntimeError: it lacks the provider.
+    """
+    available = import_onnxruntime().get_available_providers()
     if provider.onnxruntime_name not in available:
         raise IncompatibleRuntimeError(
             f"the artifact needs {provider.onnxruntime_name}; this onnxruntime has {', '.join(available)}",

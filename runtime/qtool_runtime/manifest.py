@@ -166,14 +166,26 @@ class Generation:
 
 @dataclass(frozen=True)
 class Quality:
-    """Agreement with the source, measured on a text with the given SHA-256."""
+    """Agreement with the source in float32, measured token by token on a text with the given SHA-256.
+
+    KL is the divergence KL(source || artifact) in nats, over the whole vocabulary.
+    """
 
     kl_mean: float
+    kl_standard_error: float
+    """Of the mean."""
+    kl_median: float
+    kl_p99: float
     top1_agreement: float
+    """Share of the positions where both find the same token the most probable."""
     perplexity: float
     source_perplexity: float
     tokens: int
-    corpus_sha256: str
+    window: int
+    """Tokens that saw each other."""
+    text_sha256: str
+    provider: str
+    """Where the artifact ran, such as "cpu"."""
 
 
 @dataclass(frozen=True)

@@ -41,13 +41,32 @@ class Tokenizer:
         Raises:
             ArtifactError: the file is malformed or holds another kind of tokenizer.
         """
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise ArtifactError(
+                f"{path} cannot be read: {error.strerror or error}", hint="Build the artifact again."
+            ) from error
+        return cls.from_bytes(content, str(path))
+
+    @classmethod
+    def from_bytes(cls, content: bytes, name: str) -> Tokenizer:
+        """Reads the content of a `tokenizer.json`.
+
+        Args:
+            content: the document.
+            name: what to call it in errors.
+
+        Raises:
+            ArtifactError: it is malformed or holds another kind of tokenizer.
+        """
         from tokenizers import Tokenizer as Backend
 
         try:
-            backend = Backend.from_file(str(path))
+            backend = Backend.from_buffer(content)
         except Exception as error:  # tokenizers raises plain Exception
             raise ArtifactError(
-                f"{path} cannot be read: {error}",
+                f"{name} cannot be read: {error}",
                 hint="Build the artifact again, or upgrade the tokenizers package.",
             ) from error
         backend.no_truncation()

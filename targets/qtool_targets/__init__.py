@@ -10,10 +10,21 @@ from importlib import resources
 from pathlib import Path
 
 from qtool_targets.errors import TargetError
-from qtool_targets.schema import Execution, Memory, Precision, Target, Weights, parse, with_kv_cache
+from qtool_targets.schema import (
+    Execution,
+    Gates,
+    Memory,
+    Precision,
+    Target,
+    Weights,
+    parse,
+    with_gates,
+    with_kv_cache,
+)
 
 __all__ = [
     "Execution",
+    "Gates",
     "Memory",
     "Precision",
     "Target",
@@ -21,6 +32,7 @@ __all__ = [
     "Weights",
     "load",
     "names",
+    "with_gates",
     "with_kv_cache",
 ]
 

@@ -10,10 +10,12 @@ A profile file has the top-level keys of `Target` and one table for each of its 
     [weights]        bits, group_size, symmetric, embedding_bits, lm_head_bits
     [precision]      activations, kv_cache
     [memory]         context, budget_mb
+    [gates]          max_kl, min_top1, max_size_mb; the table and each key may be absent
 """
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any
@@ -78,6 +80,23 @@ class Memory:
 
 
 @dataclass(frozen=True)
+class Gates:
+    """What an artifact must reach, or its build fails. None asks for nothing."""
+
+    max_kl: float | None = None
+    """Largest mean KL divergence to the source, in nats."""
+    min_top1: float | None = None
+    """Smallest share of the positions where artifact and source find the same token the most probable."""
+    max_size_mb: float | None = None
+    """Largest size of the artifact, in units of 10^6 bytes."""
+
+    @property
+    def ask_for_quality(self) -> bool:
+        """Whether the artifact has to be compared with its source."""
+        return self.max_kl is not None or self.min_top1 is not None
+
+
+@dataclass(frozen=True)
 class Target:
     """One hardware profile."""
 
@@ -87,6 +106,7 @@ class Target:
     weights: Weights
     precision: Precision
     memory: Memory
+    gates: Gates = Gates()
     tested_on: tuple[str, ...] = ()
     """What has really executed an artifact of this profile; empty when nothing has."""
     legacy: bool = False
@@ -112,6 +132,22 @@ def with_kv_cache(target: Target, dtype: str) -> Target:
     return changed
 
 
+def with_gates(target: Target, gates: Gates) -> Target:
+    """Returns a profile with other gates; what `gates` does not ask for stays as it is in the profile.
+
+    Args:
+        target: the profile to change.
+        gates: what to ask for.
+
+    Raises:
+        TargetError: a number is out of its range.
+    """
+    asked = {key: value for key, value in asdict(gates).items() if value is not None}
+    changed = replace(target, gates=replace(target.gates, **asked))
+    _check(changed, f"target {target.name}")
+    return changed
+
+
 def parse(data: dict[str, Any], origin: str) -> Target:
     """Reads a profile from parsed TOML.
 
@@ -128,7 +164,10 @@ def parse(data: dict[str, Any], origin: str) -> Target:
         if not isinstance(data.get(key), dict):
             raise TargetError(f"{origin}: the table [{key}] is missing", hint=_hint(origin))
         values[key] = _record(record, data[key], f"{origin}: [{key}]")
-    rest = {key: value for key, value in data.items() if key not in sections}
+    if not isinstance(gates := data.get("gates", {}), dict):
+        raise TargetError(f"{origin}: gates = {gates!r} is not a table", hint=_hint(origin))
+    values["gates"] = _record(Gates, gates, f"{origin}: [gates]")
+    rest = {key: value for key, value in data.items() if key not in values}
     target = _record(Target, rest | values, origin)
     assert isinstance(target, Target)
     _check(target, origin)
@@ -140,6 +179,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "int": (int,),
     "bool": (bool,),
     "int | None": (int,),
+    "float | None": (int, float),
     "tuple[str, ...]": (list,),
 }
 
@@ -197,6 +237,7 @@ def _check(target: Target, origin: str) -> None:
     for key, value in (("context", target.memory.context), ("budget_mb", target.memory.budget_mb)):
         if value <= 0:
             raise TargetError(f"{origin}: memory.{key} = {value} must be positive")
+    _check_gates(target.gates, origin)
     if target.precision.kv_cache not in (target.precision.activations, "int8"):
         raise TargetError(
             f"{origin}: precision.kv_cache = {target.precision.kv_cache!r} differs from activations ="
@@ -212,6 +253,16 @@ def _check(target: Target, origin: str) -> None:
                 f" {target.precision.activations!r}; plain weights have the activations' type"
                 f" ({float_bits} bits)",
                 hint=_hint(origin),
+            )
+
+
+def _check_gates(gates: Gates, origin: str) -> None:
+    for key, most in (("max_kl", math.inf), ("min_top1", 1.0), ("max_size_mb", math.inf)):
+        value = getattr(gates, key)
+        if value is not None and not (0 < value <= most and math.isfinite(value)):
+            valid = "above 0" if most == math.inf else f"above 0 and at most {most:g}"
+            raise TargetError(
+                f"{origin}: gates.{key} = {value:g} is not valid; it must be {valid}", hint=_hint(origin)
             )
 
 

@@ -11,10 +11,16 @@ import pytest
 
 import qtool_targets
 from qtool.passes import capabilities_for
-from qtool_targets import Execution, Memory, Precision, Weights
+from qtool_targets import Execution, Gates, Memory, Precision, Weights
 
 NAMES = qtool_targets.names()
-TABLES = {"execution": Execution, "weights": Weights, "precision": Precision, "memory": Memory}
+TABLES = {
+    "execution": Execution,
+    "weights": Weights,
+    "precision": Precision,
+    "memory": Memory,
+    "gates": Gates,
+}
 
 
 def text_of(name: str) -> str:
@@ -26,6 +32,8 @@ def canonical(document: dict[str, Any]) -> str:
     top = ["name", "description", "legacy", "tested_on"]
     blocks = [[f"{key} = {literal(document[key])}" for key in top if key in document]]
     for table, record in TABLES.items():
+        if table not in document:
+            continue  # gates may be absent
         keys = [field.name for field in fields(record) if field.name in document[table]]
         blocks.append([f"[{table}]"] + [f"{key} = {literal(document[table][key])}" for key in keys])
     return "\n\n".join("\n".join(lines) for lines in blocks) + "\n"
@@ -58,6 +66,11 @@ def test_loads_and_is_called_like_its_file(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_is_in_canonical_form(name: str) -> None:
     assert text_of(name) == canonical(tomllib.loads(text_of(name)))
+
+
+def test_the_canonical_form_has_gates_last() -> None:
+    document = tomllib.loads(text_of("x64-int4")) | {"gates": {"max_size_mb": 400, "max_kl": 0.1}}
+    assert canonical(document).endswith("\n\n[gates]\nmax_kl = 0.1\nmax_size_mb = 400\n")
 
 
 @pytest.mark.parametrize("name", NAMES)

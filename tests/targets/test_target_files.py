@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import qtool_targets
-from qtool_targets import TargetError
+from qtool_targets import Gates, TargetError, with_gates
 from qtool_targets.schema import parse
 
 BOARD = """
@@ -60,6 +61,15 @@ def test_defaults_of_optional_keys() -> None:
     assert (target.weights.group_size, target.weights.symmetric) == (32, False)
     assert (target.weights.embedding_bits, target.weights.lm_head_bits) == (None, None)
     assert (target.tested_on, target.legacy) == ((), False)
+    assert target.gates == Gates(None, None, None)
+
+
+def test_gates_are_read_and_replaced_one_by_one() -> None:
+    target = parse(board(gates={"max_kl": 0.1, "max_size_mb": 400}), "my.toml")
+    assert target.gates == Gates(max_kl=0.1, max_size_mb=400)
+    assert with_gates(target, Gates(max_kl=0.2)).gates == Gates(max_kl=0.2, max_size_mb=400)
+    with pytest.raises(TargetError, match=r"gates\.min_top1 = 2 is not valid"):
+        with_gates(target, Gates(min_top1=2))
 
 
 @pytest.mark.parametrize(
@@ -93,6 +103,14 @@ def test_defaults_of_optional_keys() -> None:
         ({"precision__kv_cache": "float16"}, "precision.kv_cache = 'float16' differs from activations"),
         ({"weights__bits": 16}, "weights.bits = 16 does not go with activations = 'float32'"),
         ({"weights__embedding_bits": 16}, "weights.embedding_bits = 16 does not go with activations"),
+        ({"gates": 3}, "gates = 3 is not a table"),
+        ({"gates": {"kl": 0.1}}, "[gates]: unknown key 'kl'; known: max_kl, min_top1, max_size_mb"),
+        ({"gates": {"max_kl": "low"}}, "[gates]: max_kl = 'low' is not of the type float | None"),
+        ({"gates": {"max_kl": True}}, "[gates]: max_kl = True is not of the type float | None"),
+        ({"gates": {"max_kl": 0}}, "gates.max_kl = 0 is not valid; it must be above 0"),
+        ({"gates": {"max_kl": math.nan}}, "gates.max_kl = nan is not valid; it must be above 0"),
+        ({"gates": {"max_size_mb": math.inf}}, "gates.max_size_mb = inf is not valid; it must be above 0"),
+        ({"gates": {"min_top1": 80}}, "gates.min_top1 = 80 is not valid; it must be above 0 and at most 1"),
     ],
     ids=lambda value: None if isinstance(value, str) else "-".join(f"{k}={v!r}" for k, v in value.items()),
 )  # fmt: skip

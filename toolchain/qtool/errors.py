@@ -2,7 +2,7 @@
 
 Exit codes: 0 done, 1 unexpected, 2 wrong usage (click), 3 source, 4 unsupported model, 5 target, 6 budget,
 7 artifact, 8 incompatible runtime, 9 generation, 10 missing extra, 11 output, 12 engine of a benchmark,
-13 unhealthy, 130 interrupted.
+13 unhealthy, 14 quality gate, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ __all__ = [
     "BudgetError",
     "ContextLimitError",
     "EngineError",
+    "GateError",
     "GenerationError",
     "IncompatibleRuntimeError",
     "MissingExtraError",
@@ -66,3 +67,9 @@ class UnhealthyError(QtoolError):
     """A loaded artifact failed a health check."""
 
     exit_code = 13
+
+
+class GateError(QtoolError):
+    """A built artifact is larger, or less like its source, than was asked for."""
+
+    exit_code = 14

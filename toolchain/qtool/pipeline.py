@@ -1,8 +1,9 @@
-"""From a checkpoint to artifacts: source, export, passes, quantize, calibrate, package. Read this file first.
+"""From a checkpoint to artifacts, stage by stage. The file to read first.
 
-`build` runs the stages for one or several targets of one model. Export and passes only describe the graph;
-weights are read, quantized and written in one streaming pass at the end, each distinct form once. Only what
-has to be measured, the scales of an int8 KV cache, comes after the weights: the graph is run over a text.
+`build` runs the stages for one or several targets of one model: source, export, passes, quantize, calibrate,
+package, evaluate. Export and passes only describe the graph; weights are read, quantized and written in one
+streaming pass, each distinct form once. What has to be measured comes after the weights: the scales of an
+int8 KV cache, and, where it is asked for, how close the artifact is to its source.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from qtool.artifact.folder import check_destination
 from qtool.calibration.text import CalibrationText, read_calibration_text
 from qtool.checkpoint import Checkpoint, open_checkpoint
 from qtool.errors import QtoolError
+from qtool.plain_text import PlainText
 from qtool.plan import Plan, make_plan
 from qtool_runtime.manifest import Manifest
-from qtool_targets import Target, TargetError
+from qtool_targets import Gates, Target, TargetError
 
 if TYPE_CHECKING:
     from qtool.bake import SystemPrompt
@@ -31,6 +33,16 @@ EXPORTERS = ("native", "optimum")
 
 Progress = Callable[[str, int, int], None]
 """(stage, bytes done, bytes in total); totals are 0 for stages without a measure."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How artifacts are compared with their source during a build."""
+
+    text: PlainText | None = None
+    """What both read; None for the text that ships with qtool."""
+    tokens: int | None = None
+    """Predictions to compare; None for the usual number."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +55,12 @@ class Job:
     exporter: str
     output: Path
     plan: Plan
-    calibration: CalibrationText | None
+    calibration: CalibrationText | None = None
     """What to measure the KV cache on; None where it stays in floats."""
-    system_prompt: SystemPrompt | None
+    system_prompt: SystemPrompt | None = None
     """What is baked in, so that conversations with it start sooner."""
+    evaluation: Evaluation | None = None
+    """How to compare it with its source; None where that is not done."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +86,8 @@ def build(
     kv_cache: str | None = None,
     calibration: str | Path | None = None,
     bake_prompt: str | Path | None = None,
+    gates: Gates | None = None,
+    evaluation: Evaluation | None = None,
     force: bool = False,
     ignore_budget: bool = False,
     threads: int | None = None,
@@ -90,6 +106,9 @@ def build(
         calibration: a UTF-8 text to measure an int8 cache on; the one that ships with qtool when absent.
         bake_prompt: a UTF-8 text, the system prompt of the application: it is read now, by the compiled model
             (extra `cpu`), so that conversations with it start sooner.
+        gates: what the artifact has to reach, instead of the target's own gates. Otherwise the build fails.
+        evaluation: compare the artifact with its source, on the artifact's provider, and note the figures in
+            its manifest (extra `cpu`). Gates of quality imply it.
         force: replace an artifact that is there.
         ignore_budget: build even if the device's memory budget is exceeded.
         threads: threads of the build; the number of usable processors when absent. Bytes do not depend on it.
@@ -108,6 +127,8 @@ def build(
         kv_cache=kv_cache,
         calibration=calibration,
         bake_prompt=bake_prompt,
+        gates=gates,
+        evaluation=evaluation,
         threads=threads,
     )
     artifacts = run_jobs(jobs, force=force, ignore_budget=ignore_budget, threads=threads, progress=progress)
@@ -124,6 +145,8 @@ def plan_jobs(
     kv_cache: str | None = None,
     calibration: str | Path | None = None,
     bake_prompt: str | Path | None = None,
+    gates: Gates | None = None,
+    evaluation: Evaluation | None = None,
     threads: int | None = None,
     plan_only: bool = False,
 ) -> list[Job]:
@@ -134,13 +157,11 @@ def plan_jobs(
     """
     if exporter not in EXPORTERS:
         raise QtoolError(f"unknown exporter {exporter!r}; known: {', '.join(EXPORTERS)}")
-    loaded = [_target(item, kv_cache, exporter) for item in targets]
+    loaded = [
+        qtool_targets.with_gates(_target(item, kv_cache, exporter), gates or Gates()) for item in targets
+    ]
     text = _calibration_text(loaded, calibration)
-    checkpoint = _nano() if model is None else open_checkpoint(str(model), configuration_only=plan_only)
-    # Every artifact of the run needs these; the hashes take a pass over the whole source.
-    checkpoint = replace(
-        checkpoint, sha256=cache(checkpoint.sha256), tokenizer_files=cache(checkpoint.tokenizer_files)
-    )
+    checkpoint = open_source(model, configuration_only=plan_only)
     prompt = _system_prompt(bake_prompt, checkpoint)
     jobs = []
     for target in loaded:
@@ -149,7 +170,7 @@ def plan_jobs(
         if output is not None:
             folder = Path(output) / folder if len(targets) > 1 else Path(output)
         size = checkpoint.tokenizer_bytes
-        measured = text if target.precision.kv_cache == "int8" else None
+        calibrated = text if target.precision.kv_cache == "int8" else None
         plan = make_plan(
             checkpoint.config,
             target,
@@ -159,7 +180,8 @@ def plan_jobs(
             exporter=exporter,
             system_prompt=prompt,
         )
-        jobs.append(Job(checkpoint, target, tokens, exporter, folder, plan, measured, prompt))
+        measured = evaluation or (Evaluation() if target.gates.ask_for_quality else None)
+        jobs.append(Job(checkpoint, target, tokens, exporter, folder, plan, calibrated, prompt, measured))
     return jobs
 
 
@@ -177,9 +199,10 @@ def run_jobs(
         if not ignore_budget:
             job.plan.check_budget()
     # onnx_ir and what needs it come in here, so that a plan and `--help` stay quick.
-    from qtool.artifact.package import Package
+    from qtool.artifact.package import Package, write_manifest
     from qtool.bake import bake, check_bake
     from qtool.calibration.kv_cache import check_onnxruntime
+    from qtool.evaluate.stage import QualityStage
     from qtool.exporters import export
     from qtool.passes import passes_for
 
@@ -190,6 +213,7 @@ def run_jobs(
         if job.system_prompt is not None:
             check_bake(job.system_prompt, job.target, job.context)
     report = progress or (lambda stage, done, total: None)
+    quality = QualityStage(jobs, threads=_threads(threads), progress=report)
     with ExitStack() as stack:
         report("export", 0, 0)
         packages = []
@@ -207,20 +231,33 @@ def run_jobs(
                 report("calibrate", 0, 0)
                 package.calibrate(folder, job.calibration, _threads(threads))
         report("package", 0, 0)
-        artifacts = []
+        manifests = []
         for job, (package, folder) in zip(jobs, packages, strict=True):
             manifest = package.finish(folder)
             if job.system_prompt is not None:
                 report("bake", 0, 0)
+                write_manifest(folder, manifest)  # the artifact is loaded
                 manifest = bake(folder, manifest, job.system_prompt, _threads(threads))
-            artifacts.append(Artifact(job.output, manifest))
-    return artifacts
+            manifests.append(manifest)
+        folders = [folder for _, folder in packages]
+        manifests = quality.run(folders, manifests)
+        for folder, manifest in zip(folders, manifests, strict=True):
+            write_manifest(folder, manifest)
+    return [Artifact(job.output, manifest) for job, manifest in zip(jobs, manifests, strict=True)]
 
 
-def _nano() -> Checkpoint:
-    from qtool.nano import model_path
+def open_source(model: str | Path | None, *, configuration_only: bool = False) -> Checkpoint:
+    """Opens a model's checkpoint; None is the embedded nano model. See `open_checkpoint`."""
+    if model is None:
+        from qtool.nano import model_path
 
-    return replace(open_checkpoint(str(model_path())), name="nano", kind="embedded", id="nano")
+        checkpoint = replace(open_checkpoint(str(model_path())), name="nano", kind="embedded", id="nano")
+    else:
+        checkpoint = open_checkpoint(str(model), configuration_only=configuration_only)
+    # Every artifact of a run needs these; the hashes take a pass over the whole source.
+    return replace(
+        checkpoint, sha256=cache(checkpoint.sha256), tokenizer_files=cache(checkpoint.tokenizer_files)
+    )
 
 
 def _target(item: str | Path | Target, kv_cache: str | None, exporter: str) -> Target:

@@ -77,7 +77,7 @@ class Package:
         self._calibration = Calibration(text.sha256, sum(map(len, windows)))
 
     def finish(self, folder: Path) -> Manifest:
-        """Writes everything but the weights, and describes it all in the manifest."""
+        """Writes everything but the weights, and returns the manifest, which is not written yet."""
         refer_to_data_file(self._model, self._layout)
         ir.save(self._model, folder / MODEL_FILE)
         documents = self._checkpoint.tokenizer_files()
@@ -92,7 +92,7 @@ class Package:
             for path in sorted(folder.iterdir())
             if not path.name.startswith(".")
         )
-        document = describe(
+        return describe(
             checkpoint=self._checkpoint,
             target=self._target,
             context=self._context,
@@ -103,5 +103,8 @@ class Package:
             generation=generation,
             calibration=self._calibration,
         )
-        (folder / manifest.FILE_NAME).write_text(document.to_json(), encoding="utf-8", newline="\n")
-        return document
+
+
+def write_manifest(folder: Path, document: Manifest) -> None:
+    """Writes the file that makes a folder an artifact, the last one of a build."""
+    (folder / manifest.FILE_NAME).write_text(document.to_json(), encoding="utf-8", newline="\n")

@@ -2,41 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qtool.checkpoint.files import SourceFile
 from qtool.errors import SourceError
+from qtool.plain_text import PlainText, plain_text, read_plain_text
 
 WINDOW = 512
 """Tokens that see each other."""
 MOST_TOKENS = 8192
 """More of a text is not used: the scales change little after some thousand tokens, and the time grows."""
 FEWEST_TOKENS = 256
-_MOST_BYTES = 64 << 20
 _MOST_CHARACTERS_PER_TOKEN = 16
 """Few tokens are longer; what is behind them would not be used anyway."""
-_HINT = "Give a file of plain text in UTF-8."
+_KIND = "calibration text"
 
 
-@dataclass(frozen=True)
-class CalibrationText:
-    """A text, and what identifies it.
-
-    Attributes:
-        name: what errors call it.
-        text: the whole text. Names of control tokens, such as "<|im_start|>", are control tokens.
-        sha256: of its bytes, in hex.
-    """
-
-    name: str
-    text: str
-    sha256: str
+class CalibrationText(PlainText):
+    """A text that models read while a build measures them."""
 
     def windows(self, tokenizer_json: bytes, context: int) -> list[NDArray[np.int64]]:
         """Cuts the text into sequences that are read one by one.
@@ -72,28 +58,11 @@ def read_calibration_text(path: str | Path | None) -> CalibrationText:
         path: a file of plain UTF-8 text; None for the text that ships with qtool.
 
     Raises:
-        SourceError: it is missing, too large, or not UTF-8.
+        SourceError: it is missing, too large, empty, or not plain text.
     """
     if path is None:
-        return _text("that ships with qtool", (resources.files(__package__) / "text.txt").read_bytes())
-    path = Path(path)
-    if path.exists() and not path.is_file():
-        raise SourceError(f"the calibration text {path} is not a file", hint=_HINT)
-    file = SourceFile.at(path)
-    if file.size > _MOST_BYTES:
-        raise SourceError(
-            f"the calibration text {path} has {file.size} bytes; at most {_MOST_BYTES} are accepted",
-            hint=f"Cut it: only its first {MOST_TOKENS} tokens would be used.",
-        )
-    return _text(str(path), file.read(0, file.size))
-
-
-def _text(name: str, content: bytes) -> CalibrationText:
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise SourceError(
-            f"the calibration text {name} is not UTF-8: {error.reason} at byte {error.start}",
-            hint=_HINT,
-        ) from None
-    return CalibrationText(name, text, hashlib.sha256(content).hexdigest())
+        content = (resources.files(__package__) / "text.txt").read_bytes()
+        text = plain_text("that ships with qtool", content, _KIND)
+    else:
+        text = read_plain_text(path, _KIND)
+    return CalibrationText(text.name, text.text, text.sha256)

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 import click
 
 import qtool_targets
-from qtool.cli.output import json_option, megabytes, print_facts, print_json, print_table
+from qtool.cli.output import (
+    json_option,
+    megabytes,
+    print_facts,
+    print_json,
+    print_table,
+    quality_line,
+)
+from qtool.cli.quality_options import QualityOptions, quality_options
 
 if TYPE_CHECKING:
     from qtool.pipeline import Artifact, Job
@@ -61,6 +69,7 @@ if TYPE_CHECKING:
 @click.option(
     "--threads", type=click.IntRange(min=1), help="Threads of the build; the result does not depend on it."
 )
+@quality_options
 @json_option
 def command(
     *,
@@ -76,6 +85,7 @@ def command(
     force: bool,
     ignore_budget: bool,
     threads: int | None,
+    quality: QualityOptions,
     as_json: bool,
 ) -> None:
     """Compile MODEL into an artifact for one target.
@@ -97,6 +107,8 @@ def command(
         kv_cache=kv_cache,
         calibration=calibration,
         bake_prompt=bake_prompt,
+        gates=quality.gates,
+        evaluation=quality.evaluation(),
         threads=threads,
         plan_only=plan_only,
     )
@@ -175,6 +187,7 @@ def _print_artifacts(jobs: list[Job], artifacts: list[Artifact], seconds: float,
                 "context": artifact.manifest.context,
                 "memory": asdict(artifact.manifest.memory),
                 "planned_size": job.plan.artifact,
+                "quality": None if artifact.manifest.quality is None else asdict(artifact.manifest.quality),
             }
             for job, artifact in zip(jobs, artifacts, strict=True)
         ]
@@ -185,4 +198,6 @@ def _print_artifacts(jobs: list[Job], artifacts: list[Artifact], seconds: float,
         click.echo(
             f"{artifact.path}  {megabytes(artifact.size)}, planned peak on the device {megabytes(peak)}"
         )
+        if artifact.manifest.quality is not None:
+            click.echo(f"{artifact.path}  {quality_line(artifact.manifest.quality)}")
     click.echo(f"built in {seconds:.1f} s; run it: qtool run {artifacts[0].path} 'your prompt'", err=True)

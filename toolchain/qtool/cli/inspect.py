@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from qtool.cli.output import json_option, megabytes, print_facts, print_json, print_table
+from qtool.cli.output import json_option, megabytes, print_facts, print_json, print_table, quality_line
 from qtool_runtime import manifest
 from qtool_runtime.manifest import Manifest, MemoryPlan
 
@@ -53,12 +53,7 @@ def _print_summary(document: Manifest) -> None:
             ("KV cache", _kv_cache(document)),
             ("memory", _memory(memory)),
             *([("system prompt", f"{baked.tokens:,} tokens baked in")] if baked else []),
-            (
-                "quality",
-                f"KL {quality.kl_mean:.4f}, top-1 {quality.top1_agreement:.1%}"
-                if quality
-                else "not measured",
-            ),
+            ("quality", quality_line(quality) if quality else "not measured; see `qtool build --evaluate`"),
             ("tools", ", ".join(f"{name} {value}" for name, value in document.tools.items())),
         ]
     )

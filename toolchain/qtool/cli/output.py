@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from qtool_runtime.manifest import Quality
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 
 
@@ -34,3 +36,12 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def megabytes(size: int) -> str:
     """Returns a size in units of 10^6 bytes, with one decimal below 100."""
     return f"{size / 1e6:,.1f} MB" if size < 100e6 else f"{size / 1e6:,.0f} MB"
+
+
+def quality_line(quality: Quality) -> str:
+    """Returns the figures that an artifact's manifest has of its quality."""
+    return (
+        f"KL {quality.kl_mean:.4g} ± {quality.kl_standard_error:.1g}, top-1 {quality.top1_agreement:.1%},"
+        f" perplexity {quality.perplexity:.2f} (source {quality.source_perplexity:.2f}),"
+        f" {quality.tokens:,} tokens on {quality.provider}"
+    )

@@ -6,7 +6,7 @@ import click
 
 import qtool_targets
 from qtool.cli.output import json_option, print_facts, print_json, print_table
-from qtool_targets import Target
+from qtool_targets import Gates, Target
 
 
 @click.command(name="targets")
@@ -46,6 +46,15 @@ def _weights(target: Target) -> str:
     return f"int{weights.bits}, groups of {weights.group_size}, {kind}"
 
 
+def _gates(gates: Gates) -> str:
+    asked = [
+        None if gates.max_kl is None else f"KL at most {gates.max_kl:g}",
+        None if gates.min_top1 is None else f"top-1 at least {gates.min_top1:.1%}",
+        None if gates.max_size_mb is None else f"size at most {gates.max_size_mb:,g} MB",
+    ]
+    return ", ".join(filter(None, asked)) or "none"
+
+
 def _print_target(target: Target) -> None:
     weights = target.weights
     print_facts(
@@ -61,6 +70,7 @@ def _print_target(target: Target) -> None:
             ("KV cache", target.precision.kv_cache),
             ("context", f"{target.memory.context:,} tokens"),
             ("memory budget", f"{target.memory.budget_mb:,} MB"),
+            ("gates", _gates(target.gates)),
             ("tested on", "; ".join(target.tested_on) or "nothing yet"),
         ]
     )

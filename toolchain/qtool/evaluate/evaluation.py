@@ -1,0 +1,201 @@
+"""A whole evaluation: checks, then both models over the text, then a report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from qtool.bench.worker import memory
+from qtool.errors import SourceError
+from qtool.evaluate.divergence import Distribution, Ids, Tally
+from qtool.evaluate.measure import WINDOW, SessionReader, measure
+from qtool.evaluate.reference import PROVIDER, Reference, open_reference
+from qtool.evaluate.report import ArtifactReport, Histogram, Report
+from qtool.evaluate.task import CONTEXT as TASK_CONTEXT
+from qtool.evaluate.task import task_accuracies
+from qtool.evaluate.text import check_count, evaluation_tokens, nano_text, own_text
+from qtool.evaluate.weight_error import weight_errors
+from qtool.evaluate.weights import artifact_weights
+from qtool.nano.accuracy import Score
+from qtool.pipeline import Progress
+from qtool.plain_text import PlainText, read_plain_text
+from qtool_runtime import Model, load, manifest
+from qtool_runtime.compatibility import check_compatibility, import_onnxruntime
+from qtool_runtime.engine import Session
+from qtool_runtime.integrity import check_files
+from qtool_runtime.manifest import Manifest
+from qtool_runtime.text import Tokenizer
+from qtool_runtime.threads import check_threads
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An artifact to be measured.
+
+    Attributes:
+        folder: where it is.
+        manifest: its manifest.
+        provider: where to run it.
+    """
+
+    folder: Path
+    manifest: Manifest
+    provider: str
+
+    @classmethod
+    def checked(cls, folder: Path, provider: str | None) -> Candidate:
+        """Reads an artifact's manifest, and checks that the artifact can be loaded here.
+
+        Raises:
+            ArtifactError: it is not whole.
+            IncompatibleRuntimeError: the installed onnxruntime cannot run it.
+        """
+        document = manifest.read(folder)
+        check_files(folder, document, hashes=False, extra=False)
+        return cls(folder, document, check_compatibility(document, provider).name)
+
+
+def evaluate(
+    artifacts: Sequence[str | Path],
+    against: str | Path | None = None,
+    *,
+    text: str | Path | None = None,
+    tokens: int | None = None,
+    threads: int | None = None,
+    provider: str | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Measures how close artifacts are to the model that they were built from.
+
+    All models are loaded at the same time and read the text once. Memory is that of the loaded models, and up
+    to 100 MB.
+
+    Args:
+        artifacts: folders that `qtool build` wrote.
+        against: anything that `qtool build` takes, or an artifact in float32; None for the embedded model.
+        text: a file of plain text; when absent the one that ships with qtool, or for the embedded model
+            conversations that it was not trained on.
+        tokens: predictions to compare; 4,096 when absent, or fewer where the text is shorter.
+        threads: CPU threads; None for the CPUs that this process may use.
+        provider: where artifacts run; None for what each was built for.
+        progress: is told about every stage.
+
+    Raises:
+        ArtifactError: an artifact is not whole.
+        IncompatibleRuntimeError: the installed onnxruntime cannot run it.
+        SourceError: the source or the text cannot be read, or the source has another vocabulary.
+        UnsupportedModelError: the source is a model of a kind that is not implemented.
+        OutputError: the disk has no room for a copy of the source in float32.
+        GenerationError: a count is not valid.
+        MissingExtraError: onnxruntime is not installed.
+    """
+    check_count(tokens)
+    count = check_threads(threads, None).count
+    report = progress or (lambda stage, done, total: None)
+    given = None if text is None else read_plain_text(text)
+    candidates = [Candidate.checked(Path(folder), provider) for folder in artifacts]
+    reference = open_reference(against, threads=count, progress=report)
+    content = given or (nano_text() if reference.is_nano else own_text())
+    ids = shared_tokens(candidates, reference, content, tokens)
+    longest = min(reference.context, *(candidate.manifest.context for candidate in candidates))
+    window = min(WINDOW, longest)
+    has_tasks = reference.is_nano and longest >= TASK_CONTEXT
+    room = TASK_CONTEXT if has_tasks else window
+    with loaded(candidates, reference, count, room) as models:
+        sessions = [model.new_session() for model in models]
+        tallies = run(sessions, ids, reference.vocab_size, window, report)
+        accuracies = task_accuracies(models, report) if has_tasks else [None] * len(models)
+    found = [
+        _artifact_report(candidate, reference, tally, accuracy, report)
+        for candidate, tally, accuracy in zip(candidates, tallies[1:], accuracies[1:], strict=True)
+    ]
+    return Report(
+        reference=reference.name,
+        reference_perplexity=tallies[0].perplexity,
+        reference_accuracy=accuracies[0],
+        text=content.name,
+        text_sha256=content.sha256,
+        tokens=len(ids) - 1,
+        window=window,
+        onnxruntime=str(import_onnxruntime().__version__),
+        peak_memory=memory().get("peak"),
+        artifacts=tuple(found),
+    )
+
+
+def shared_tokens(
+    candidates: Sequence[Candidate], reference: Reference, text: PlainText, count: int | None
+) -> Ids:
+    """Returns the text as token ids, which have to be the same for all models.
+
+    Raises:
+        SourceError: an artifact has another vocabulary than the reference, or the text is too short.
+    """
+    ids = evaluation_tokens(text, reference.tokenizer, count)
+    for candidate in candidates:
+        size = candidate.manifest.model.vocab_size
+        if size != reference.vocab_size:
+            difference = f"{size:,} tokens, {reference.name} has {reference.vocab_size:,}"
+        else:
+            tokenizer = Tokenizer.from_file(candidate.folder / "tokenizer.json")
+            if (evaluation_tokens(text, tokenizer, count) == ids).all():
+                continue
+            difference = f"other tokens than {reference.name} for the same text"
+        raise SourceError(
+            f"{candidate.folder} cannot be compared with {reference.name}: its vocabulary has {difference}",
+            hint="Give the model that the artifact was built from (--against).",
+        )
+    return ids
+
+
+@contextmanager
+def loaded(
+    candidates: Sequence[Candidate], reference: Reference, threads: int, context: int
+) -> Iterator[list[Model]]:
+    """Gives the reference and the candidates, ready to read `context` tokens."""
+    with ExitStack() as stack:
+        folder = stack.enter_context(reference.folder(context))
+        places = [(folder, PROVIDER), *((each.folder, each.provider) for each in candidates)]
+        yield [
+            stack.enter_context(
+                load(folder, threads=threads, provider=provider, context=context, huge_pages=False)
+            )
+            for folder, provider in places
+        ]
+
+
+def run(
+    sessions: Sequence[Session], ids: Ids, vocab_size: int, window: int, progress: Progress
+) -> list[Tally]:
+    """Reads the text with all models, of which the first is the reference; returns a tally of each."""
+    reference, *others = map(SessionReader, sessions)
+    return measure(
+        reference,
+        others,
+        ids,
+        vocab_size=vocab_size,
+        window=window,
+        progress=lambda done, total: progress("evaluate", done, total),
+    )
+
+
+def _artifact_report(
+    candidate: Candidate, reference: Reference, tally: Tally, accuracy: Score | None, progress: Progress
+) -> ArtifactReport:
+    document = candidate.manifest
+    progress("weights", 0, 0)
+    return ArtifactReport(
+        artifact=str(candidate.folder),
+        name=candidate.folder.resolve().name,
+        target=str(document.target.get("name")),
+        size=sum(entry.size for entry in document.files),
+        provider=candidate.provider,
+        kl=Distribution.of(tally.divergences),
+        histogram=Histogram.of(tally.divergences),
+        top1_agreement=tally.agreement,
+        perplexity=tally.perplexity,
+        weight_errors=weight_errors(reference.weights(), artifact_weights(candidate.folder, document)),
+        accuracy=accuracy,
+    )
