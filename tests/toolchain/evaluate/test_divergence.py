@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from qtool.errors import ArtifactError
 from qtool.evaluate.divergence import Distribution, Logits, Tally, compare, divergence, log_probabilities
 
 ROWS, VOCABULARY = 20, 50  # more rows than are computed at a time
@@ -39,7 +40,7 @@ def test_the_divergence_is_never_negative_and_zero_for_the_same(one: Logits, two
 def test_a_tally_has_what_float64_gives() -> None:
     one, two = random_logits(1), random_logits(2)
     targets = np.arange(ROWS) % VOCABULARY
-    reference, tally = Tally(), Tally()
+    reference, tally = Tally("reference"), Tally("model")
     compare(one, [two], targets, [reference, tally])
     expected = (np.exp(exact(one)) * (exact(one) - exact(two))).sum(axis=1)
     assert tally.divergences == pytest.approx(expected, rel=1e-4)
@@ -51,7 +52,7 @@ def test_a_tally_has_what_float64_gives() -> None:
 
 def test_a_tally_does_not_depend_on_how_rows_come() -> None:
     one, two, targets = random_logits(1), random_logits(2), np.zeros(ROWS, np.int64)
-    whole, parts = [Tally(), Tally()], [Tally(), Tally()]
+    whole, parts = ([Tally("reference"), Tally("model")] for _ in range(2))
     compare(one, [two], targets, whole)
     for start in range(0, ROWS, 3):
         rows = slice(start, start + 3)
@@ -65,3 +66,20 @@ def test_a_distribution_sums_up() -> None:
     found = Distribution.of(np.arange(101, dtype=np.float64))
     assert (found.mean, found.median, found.p99) == (50, 50, 99)
     assert found.standard_error == pytest.approx(np.arange(101).std() / 101**0.5)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_no_number_is_refused(value: float) -> None:
+    one, two = random_logits(1), random_logits(2)
+    two[3, 5] = value
+    with pytest.raises(ArtifactError, match="my-model predicts probabilities that are not numbers"):
+        compare(one, [two], np.zeros(ROWS, np.int64), [Tally("reference"), Tally("my-model")])
+
+
+def test_enormous_logits_have_a_perplexity() -> None:
+    one, two = random_logits(1), random_logits(2)
+    two[:, 1] = 1e30
+    tally = Tally("model")
+    compare(one, [two], np.zeros(ROWS, np.int64), [Tally("reference"), tally])
+    assert np.isfinite(tally.perplexity)
+    assert np.isfinite(tally.divergences).all()

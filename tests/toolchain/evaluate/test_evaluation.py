@@ -103,6 +103,8 @@ class TestRefusals:
     def test_wrong_counts_and_folders_before_any_work(self, tiny_artifact: Artifacts, tmp_path: Path) -> None:
         with pytest.raises(GenerationError, match="tokens is 10; valid: counts from 64"):
             evaluate([tiny_artifact("x64-int4")], tiny_artifact("x64-fp32"), tokens=10)
+        with pytest.raises(GenerationError, match="there is no artifact"):
+            evaluate([], tiny_artifact("x64-fp32"))
         with pytest.raises(GenerationError, match="threads is 0"):
             evaluate([tiny_artifact("x64-int4")], tiny_artifact("x64-fp32"), threads=0)
         with pytest.raises(ArtifactError, match="is not an artifact"):

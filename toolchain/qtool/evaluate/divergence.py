@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from qtool.errors import ArtifactError
+
 Logits = NDArray[np.float32]
 Ids = NDArray[np.int64]
 
@@ -20,9 +22,14 @@ _ROWS = 8
 
 
 class Tally:
-    """Collects what is measured of one model beside the reference, token by token."""
+    """Collects what is measured of one model beside the reference, token by token.
 
-    def __init__(self) -> None:
+    Args:
+        name: what errors call the model.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
         self._divergences: list[NDArray[np.float64]] = []
         self._losses: list[NDArray[np.float64]] = []
         self._agreements = 0
@@ -39,8 +46,8 @@ class Tally:
 
     @property
     def perplexity(self) -> float:
-        """Exp of the mean negative log-probability of the tokens that really follow."""
-        return float(np.exp(np.concatenate(self._losses).mean()))
+        """Exp of the mean negative log-probability of the tokens that really follow, at most e^700."""
+        return float(np.exp(min(np.concatenate(self._losses).mean(), 700)))
 
     def add(self, reference: Logits, other: Logits, targets: Ids) -> None:
         """Adds some positions.
@@ -49,8 +56,18 @@ class Tally:
             reference: log-probabilities of the reference, of shape (positions, vocabulary).
             other: log-probabilities of the model.
             targets: the token that follows each position, of shape (positions,).
+
+        Raises:
+            ArtifactError: the model predicts something that is no number.
         """
-        self._divergences.append(divergence(reference, other))
+        found = divergence(reference, other)
+        if not np.isfinite(found).all():
+            raise ArtifactError(
+                f"{self._name} predicts probabilities that are not numbers",
+                hint="A weight is damaged, or a value is beyond float16's range: build the artifact again,"
+                " for a target with float32 activations.",
+            )
+        self._divergences.append(found)
         self._losses.append(-other[np.arange(len(targets)), targets].astype(np.float64))
         self._agreements += int((reference.argmax(axis=1) == other.argmax(axis=1)).sum())
 
@@ -93,12 +110,18 @@ def divergence(reference: Logits, other: Logits) -> NDArray[np.float64]:
         reference: log-probabilities of shape (rows, vocabulary).
         other: likewise.
     """
-    terms: NDArray[np.float64] = (np.exp(reference) * (reference - other)).sum(axis=1, dtype=np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        terms: NDArray[np.float64] = (np.exp(reference) * (reference - other)).sum(axis=1, dtype=np.float64)
     return terms
 
 
 def log_probabilities(logits: Logits) -> Logits:
     """Returns the log-softmax of each row; the sums are made in float64."""
+    with np.errstate(invalid="ignore", over="ignore"):  # what is not a number is refused by the tally
+        return _log_softmax(logits)
+
+
+def _log_softmax(logits: Logits) -> Logits:
     shifted: Logits = logits - logits.max(axis=1, keepdims=True)
     shifted -= np.log(np.exp(shifted).sum(axis=1, keepdims=True, dtype=np.float64)).astype(np.float32)
     return shifted

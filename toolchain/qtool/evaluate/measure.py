@@ -25,7 +25,13 @@ Progress = Callable[[int, int], None]
 
 
 class Reader(Protocol):
-    """Something that predicts the next token at every position of a window."""
+    """Something that predicts the next token at every position of a window.
+
+    Attributes:
+        name: what errors call it.
+    """
+
+    name: str
 
     def read(self, window: Ids, rows: int) -> Iterator[Logits]:
         """Yields logits for all positions of a window, in order.
@@ -44,10 +50,12 @@ class SessionReader:
 
     Args:
         session: of a loaded artifact.
+        name: what errors call it.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, name: str) -> None:
         self._session = session
+        self.name = name
 
     def read(self, window: Ids, rows: int) -> Iterator[Logits]:
         """See `Reader`."""
@@ -78,10 +86,13 @@ def measure(
 
     Returns:
         A tally of the reference, compared with itself, then one of each model.
+
+    Raises:
+        ArtifactError: a model predicts something that is no number.
     """
     count = len(tokens) - 1
     rows = max(1, LOGITS_BYTES // (vocab_size * np.dtype(np.float32).itemsize))
-    tallies = [Tally() for _ in (reference, *models)]
+    tallies = [Tally(reader.name) for reader in (reference, *models)]
     done = 0
     for start in range(0, count, window):
         stop = min(start + window, count)

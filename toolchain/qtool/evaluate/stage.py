@@ -14,14 +14,13 @@ from pathlib import Path
 from qtool.errors import IncompatibleRuntimeError
 from qtool.evaluate.evaluation import run
 from qtool.evaluate.gates import check_quality, check_size
-from qtool.evaluate.measure import WINDOW
+from qtool.evaluate.measure import WINDOW, SessionReader
 from qtool.evaluate.reference import PROVIDER, check_disk, checkpoint_reference
 from qtool.evaluate.report import quality
 from qtool.evaluate.text import evaluation_tokens, nano_text, own_text
 from qtool.pipeline import Job, Progress
 from qtool_runtime import load
 from qtool_runtime.compatibility import PROVIDERS, check_available
-from qtool_runtime.engine import Session
 from qtool_runtime.manifest import Manifest, Quality
 from qtool_runtime.onnx_engine import open_onnxruntime
 from qtool_runtime.threads import check_threads
@@ -92,9 +91,10 @@ class QualityStage:
             model = stack.enter_context(
                 load(folder, threads=self._threads, provider=PROVIDER, context=self._window, huge_pages=False)
             )
-            sessions = [model.new_session(), *(self._open(*artifact) for artifact in artifacts)]
+            readers = [SessionReader(model.new_session(), self._reference.name)]
+            readers += [self._open(*artifact) for artifact in artifacts]
             reference, *tallies = run(
-                sessions, self._ids, self._reference.vocab_size, self._window, self._progress
+                readers, self._ids, self._reference.vocab_size, self._window, self._progress
             )
         return [
             quality(
@@ -107,10 +107,11 @@ class QualityStage:
             for tally, (_, manifest) in zip(tallies, artifacts, strict=True)
         ]
 
-    def _open(self, folder: Path, manifest: Manifest) -> Session:
+    def _open(self, folder: Path, manifest: Manifest) -> SessionReader:
         """Opens an artifact without its manifest, which is written when everything is known."""
         threads = check_threads(self._threads, None)
-        return open_onnxruntime(folder, manifest, None, threads, self._window).new_sessions(1)()
+        engine = open_onnxruntime(folder, manifest, None, threads, self._window)
+        return SessionReader(engine.new_sessions(1)(), f"the artifact for {manifest.target.get('name')}")
 
 
 def _check_provider(job: Job) -> None:
