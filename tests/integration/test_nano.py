@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -16,6 +14,7 @@ import qtool_runtime
 import qtool_targets
 from qtool.artifact.verify import verify
 from qtool.cli import cli
+from qtool.evaluate.task import answer_with_calls
 from qtool.nano.accuracy import Grades, measure
 from qtool.nano.corpus import held_out
 
@@ -24,14 +23,6 @@ EXAMPLES = 120
 """Held-out prompts per target: one more or less right moves the share by 0.8 %."""
 
 Built = Callable[[str], Path]
-
-
-def answer(model: qtool_runtime.Model, messages: list[dict[str, Any]], thinking: bool) -> str:
-    """What nano says to a conversation, tool calls included, without its reasoning."""
-    stream = model.chat(messages, enable_thinking=thinking, temperature=0, max_tokens=160)
-    text = stream.read()
-    calls = [{"name": call.name, "arguments": call.arguments} for call in stream.tool_calls]
-    return text + "".join(f"<tool_call>{json.dumps(call)}</tool_call>" for call in calls)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +42,7 @@ def grades(nano: Built) -> Callable[[str], Grades]:
     def grade(target: str) -> Grades:
         with qtool_runtime.load(nano(target), threads=2) as model:
             return measure(
-                lambda messages, thinking: answer(model, list(messages), thinking), held_out(EXAMPLES)
+                lambda messages, thinking: answer_with_calls(model, messages, thinking), held_out(EXAMPLES)
             )
 
     return grade
@@ -80,7 +71,7 @@ def test_every_cpu_target_is_whole_and_knows_a_few_commands(nano: Built, target:
             ("Turn off the lights in the bedroom", "bedroom"),
             ("What is 7 + 5?", "12"),
         ):
-            given = answer(model, [{"role": "user", "content": question}], thinking=False)
+            given = answer_with_calls(model, [{"role": "user", "content": question}], thinking=False)
             assert expected in given, f"{question} -> {given}"
 
 
