@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 EXPORTERS = ("native", "optimum")
 
 Progress = Callable[[str, int, int], None]
-"""(stage, bytes done, bytes in total); totals are 0 for stages without a measure."""
+"""(stage, done, total): bytes of weights, tokens of a text, or tasks. Some stages have no
+total: it is 0."""
 
 
 @dataclass(frozen=True)

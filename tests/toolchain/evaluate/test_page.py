@@ -184,6 +184,10 @@ def test_a_page_that_cannot_be_written_is_refused_beforehand(tmp_path: Path) -> 
             check_page(path)
     write_page(REPORT, tmp_path / "page.html")
     assert (tmp_path / "page.html").read_text("utf-8") == page(REPORT)
+    check_page(tmp_path / "page.html")  # a page may be replaced
+    (tmp_path / "letters.txt").write_text("Dear Sir")
+    with pytest.raises(OutputError, match="would replace a file that is no HTML page"):
+        check_page(tmp_path / "letters.txt")
     with pytest.raises(OutputError, match="cannot be written"):
         write_page(REPORT, tmp_path)
 

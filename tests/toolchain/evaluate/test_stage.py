@@ -13,7 +13,7 @@ import qtool
 import qtool_runtime
 import qtool_targets
 from qtool.artifact.verify import verify
-from qtool.errors import GateError, IncompatibleRuntimeError, SourceError
+from qtool.errors import GateError, GenerationError, IncompatibleRuntimeError, SourceError
 from qtool.evaluate.evaluation import evaluate
 from qtool.pipeline import Evaluation, plan_jobs, run_jobs
 from qtool.plain_text import plain_text
@@ -170,6 +170,10 @@ class TestRefusedBeforeAnyWork:
             qtool.build(source, target="cuda-int4", output=tmp_path / "out", evaluation=FEW)
         assert "qtool eval" in caught.value.hint
         assert list(tmp_path.iterdir()) == []
+
+    def test_too_few_tokens(self, source: Path, tmp_path: Path) -> None:
+        with pytest.raises(GenerationError, match="tokens is 9; valid: counts from 64"):
+            qtool.build(source, target="x64-int4", output=tmp_path / "out", evaluation=Evaluation(tokens=9))
 
     def test_a_text_that_is_too_short(self, source: Path, tmp_path: Path) -> None:
         short = Evaluation(plain_text("short.txt", b"hello"))

@@ -19,21 +19,31 @@ from qtool.evaluate.report import ArtifactReport, Report
 
 _LOWEST_KL = 1e-6
 """Smaller divergences are rounding; they are drawn at this one."""
+_START = b"<!doctype html>"
 COLOURS = 8
 """Colours of the template's palette, which repeat after that."""
 
 
 def check_page(path: Path) -> None:
-    """Refuses a place where a page cannot be written, before any work.
+    """Refuses a place where a page cannot be written, before any work. A page that is there is replaced.
 
     Raises:
-        OutputError: it is a folder, or in no folder, or not writable.
+        OutputError: it is a folder, in no folder, not writable, or holds something else than a page.
     """
     folder = path.parent
     if path.is_dir() or not folder.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
         raise OutputError(
             f"the report {path} cannot be written", hint="Name a file in a folder that exists and is yours."
         )
+    if path.exists() and not _is_page(path):
+        raise OutputError(
+            f"the report {path} would replace a file that is no HTML page", hint="Name another file."
+        )
+
+
+def _is_page(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(_START)).lower() == _START
 
 
 def write_page(report: Report, path: Path) -> None:

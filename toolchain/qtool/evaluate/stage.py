@@ -17,7 +17,7 @@ from qtool.evaluate.gates import check_quality, check_size
 from qtool.evaluate.measure import WINDOW, SessionReader
 from qtool.evaluate.reference import PROVIDER, check_disk, checkpoint_reference
 from qtool.evaluate.report import quality
-from qtool.evaluate.text import evaluation_tokens, nano_text, own_text
+from qtool.evaluate.text import check_count, evaluation_tokens, nano_text, own_text
 from qtool.pipeline import Job, Progress
 from qtool_runtime import load
 from qtool_runtime.compatibility import PROVIDERS, check_available
@@ -38,6 +38,7 @@ class QualityStage:
         IncompatibleRuntimeError: the installed onnxruntime lacks the provider of an artifact to be measured.
         MissingExtraError: onnxruntime is not installed.
         SourceError: the text is too short.
+        GenerationError: too few tokens are asked for.
         OutputError: the disk has no room for a copy of the source in float32.
     """
 
@@ -56,6 +57,7 @@ class QualityStage:
         self._reference = checkpoint_reference(checkpoint, threads=threads, progress=progress)
         evaluation = jobs[self._measured[0]].evaluation
         assert evaluation is not None
+        check_count(evaluation.tokens)
         self._text = evaluation.text or (nano_text() if self._reference.is_nano else own_text())
         self._ids = evaluation_tokens(self._text, self._reference.tokenizer, evaluation.tokens)
 
