@@ -167,7 +167,14 @@ def loaded(
         places = [(folder, PROVIDER), *((each.folder, each.provider) for each in candidates)]
         yield [
             stack.enter_context(
-                load(folder, threads=threads, provider=provider, context=context, huge_pages=False)
+                load(
+                    folder,
+                    threads=threads,
+                    provider=provider,
+                    context=context,
+                    prefix_memory=0,
+                    huge_pages=False,
+                )
             )
             for folder, provider in places
         ]

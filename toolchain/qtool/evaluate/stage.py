@@ -91,7 +91,14 @@ class QualityStage:
         with ExitStack() as stack:
             folder = stack.enter_context(self._reference.folder(self._window))
             model = stack.enter_context(
-                load(folder, threads=self._threads, provider=PROVIDER, context=self._window, huge_pages=False)
+                load(
+                    folder,
+                    threads=self._threads,
+                    provider=PROVIDER,
+                    context=self._window,
+                    prefix_memory=0,
+                    huge_pages=False,
+                )
             )
             readers = [SessionReader(model.new_session(), self._reference.name)]
             readers += [self._open(*artifact) for artifact in artifacts]
