@@ -21,8 +21,9 @@ class Spread:
 
     @property
     def median(self) -> float:
-        """The middle round."""
-        return statistics.median(self.rounds)
+        """The middle round, or the mean of the two in the middle; whole where the rounds are."""
+        middle = statistics.median(self.rounds)
+        return round(middle) if all(isinstance(value, int) for value in self.rounds) else middle
 
     @property
     def low(self) -> float:

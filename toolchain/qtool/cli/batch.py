@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import deque
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.command(name="batch")
 @click.argument("artifact", type=click.Path(path_type=Path))
-@click.argument("prompts", type=click.File("r", encoding="utf-8", errors="replace"))
+@click.argument("prompts", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path))
 @click.option("--system", help="System message of every prompt. [default: the one that is baked in]")
 @click.option("--raw", is_flag=True, help="Continue prompts as they are, without the chat template.")
 @click.option(
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 def command(
     *,
     artifact: Path,
-    prompts: IO[str],
+    prompts: Path,
     system: str | None,
     raw: bool,
     at_once: int,
@@ -51,7 +52,8 @@ def command(
     """
     import qtool_runtime
 
-    lines = [line.rstrip("\r\n") for line in prompts]
+    text = sys.stdin.read() if str(prompts) == "-" else prompts.read_text("utf-8", errors="replace")
+    lines = text.splitlines()
     with qtool_runtime.load(
         artifact, engine=engine, context=context, threads=threads, spin=spin, provider=provider
     ) as model:
