@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections import deque
@@ -53,7 +54,7 @@ def command(
     import qtool_runtime
 
     text = sys.stdin.read() if str(prompts) == "-" else prompts.read_text("utf-8", errors="replace")
-    lines = text.splitlines()
+    lines = [line.rstrip("\r\n") for line in io.StringIO(text)]
     with qtool_runtime.load(
         artifact, engine=engine, context=context, threads=threads, spin=spin, provider=provider
     ) as model:
