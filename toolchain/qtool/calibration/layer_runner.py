@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from qtool.calibration.text import WINDOWS_AT_ONCE
 from qtool.checkpoint import Checkpoint
 from qtool.models import LayerGraph, layer_graphs
 from qtool.models.decoder import PAST_KEY, PAST_VALUE
@@ -17,9 +18,6 @@ from qtool.models.layer import HESSIAN, HIDDEN, NEXT_HIDDEN
 from qtool_runtime.compatibility import import_onnxruntime
 
 FloatArray = NDArray[np.float32]
-
-_WINDOWS_AT_ONCE = 2
-"""Windows in one run: adding up Hessians costs less the fewer there are, activations take memory."""
 
 
 class Step(NamedTuple):
@@ -78,7 +76,7 @@ class LayerRunner:
         inputs = {value.name for value in session.get_inputs()}
 
         def run(start: int) -> FloatArray:
-            windows = hidden[start : start + _WINDOWS_AT_ONCE]
+            windows = hidden[start : start + WINDOWS_AT_ONCE]
             past = np.zeros((len(windows), *self._past_shape), np.float32)
             feeds = {
                 **weights,
@@ -90,7 +88,7 @@ class LayerRunner:
             (result,) = session.run([output], {name: feeds[name] for name in inputs})
             return np.asarray(result)
 
-        return self._pool.map(run, range(0, len(hidden), _WINDOWS_AT_ONCE))
+        return self._pool.map(run, range(0, len(hidden), WINDOWS_AT_ONCE))
 
 
 def _session(graph: LayerGraph) -> Any:

@@ -8,7 +8,7 @@ ones. The LM head is calibrated on the last hidden states.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -25,13 +25,13 @@ from qtool.errors import SourceError
 from qtool.quantize import gptq, rtn
 from qtool.quantize.rtn import Quantized
 from qtool.quantize.schemes import Role, Scheme, role_of, scheme_for
-from qtool.quantize.storage import CalibratedStorage
+from qtool.quantize.storage import Calibrated, CalibratedStorage
 from qtool.storage import float_type, rows_for
 from qtool_targets import Target
 
 FloatArray = NDArray[np.float32]
-Progress = Callable[[int], None]
-"""(bytes of the artifact that have just been computed)"""
+Progress = Callable[[int, int], None]
+"""(bytes of the artifact computed, in total)"""
 
 _ROWS_AT_ONCE = 512
 """Rows quantized together: a block of their columns stays in a core's cache."""
@@ -43,14 +43,16 @@ def quantize_layers(
     checkpoint: Checkpoint,
     target: Target,
     windows: NDArray[np.int64],
+    *,
     folder: Path,
     threads: int,
     progress: Progress,
-) -> dict[tuple[str, Scheme], CalibratedStorage]:
-    """Quantizes the matrices of a model that a target stores in fewer than 8 bits.
+) -> Calibrated:
+    """Quantizes the matrices of a model that would lose by rounding to nearest.
 
     Nothing depends on the number of threads: BLAS is held to one, each task is computed by one thread, and
-    results are put together in a fixed order.
+    results are put together in a fixed order. Bytes do depend on the kernels of numpy and onnxruntime for
+    this processor.
 
     Args:
         checkpoint: the model.
@@ -59,9 +61,6 @@ def quantize_layers(
         folder: where the integers are kept until they are written to the artifact.
         threads: tasks at a time.
         progress: told after each matrix.
-
-    Returns:
-        The integers, by a matrix's name and its scheme as the target has it.
 
     Raises:
         SourceError: the model computes values that are not finite, or a weight cannot be read.
@@ -76,40 +75,59 @@ def quantize_layers(
             weights = {name: checkpoint.weights[prefix + name].read_all() for name in layer_shapes(config)}
             for step in runner.steps:
                 names = [prefix + name for name in step.linears]
-                if any(map(matrices.is_calibrated, names)):
+                if matrices.calibrates(names):
                     hessian = runner.hessian(step, weights, hidden)
                     for name, values in matrices.quantize(names, hessian).items():
                         weights[name.removeprefix(prefix)] = values
                 act()
             hidden = runner.next_hidden(weights, hidden)
-        head = EMBEDDING if config.tie_word_embeddings else LM_HEAD
-        if matrices.is_calibrated(head):
+        head = [EMBEDDING if config.tie_word_embeddings else LM_HEAD]
+        if matrices.calibrates(head):
             scale = checkpoint.weights[FINAL_NORM].read_all()
             rows = _normalize(hidden.reshape(-1, config.hidden_size), scale, config.rms_norm_eps)
-            matrices.quantize([head], rows.T @ rows)
-    return matrices.storages
+            matrices.quantize(head, rows.T @ rows)
+    return matrices.calibrated
 
 
 class _Matrices:
-    """The matrices of one model on their way to integers."""
+    """The matrices of one model that are calibrated."""
 
     def __init__(
-        self, checkpoint: Checkpoint, target: Target, folder: Path, pool: ThreadPoolExecutor, progress: Progress
+        self,
+        checkpoint: Checkpoint,
+        target: Target,
+        folder: Path,
+        pool: ThreadPoolExecutor,
+        progress: Progress,
     ) -> None:
-        self.storages: dict[tuple[str, Scheme], CalibratedStorage] = {}
-        self._weights = checkpoint.weights
-        self._tied = checkpoint.config.tie_word_embeddings
-        self._target = target
-        self._folder = folder
         self._pool = pool
         self._progress = progress
+        self._schemes: dict[str, Scheme] = {}
+        self._storages: dict[str, CalibratedStorage] = {}
+        for name, weight in checkpoint.weights.items():
+            role = role_of(name)
+            if role == Role.EMBEDDING:  # tied, it is the LM head too
+                role = Role.LM_HEAD if checkpoint.config.tie_word_embeddings else None
+            if role is not None and (scheme := scheme_for(target, role)).loses_by_rounding:
+                calibrated = replace(scheme, algorithm=gptq.NAME)
+                self._schemes[name] = scheme
+                self._storages[name] = CalibratedStorage(weight, calibrated, float_type(target), folder)
+        self._bytes = {
+            name: sum(part.nbytes for part in storage.parts) for name, storage in self._storages.items()
+        }
+        self._done = 0
 
-    def is_calibrated(self, name: str) -> bool:
-        """Tells whether a matrix is stored in so few bits that rounding to nearest costs quality."""
-        return self._scheme(name).bits < 8
+    @property
+    def calibrated(self) -> Calibrated:
+        """The integers, by name and scheme as the target has it."""
+        return {(name, self._schemes[name]): storage for name, storage in self._storages.items()}
 
-    def quantize(self, names: list[str], hessian: FloatArray) -> dict[str, FloatArray]:
-        """Quantizes matrices that read the same input, keeps their integers, and returns what these stand for.
+    def calibrates(self, names: Sequence[str]) -> bool:
+        """Tells whether these matrices, which read the same input, are calibrated."""
+        return all(name in self._storages for name in names)
+
+    def quantize(self, names: Sequence[str], hessian: FloatArray) -> dict[str, FloatArray]:
+        """Quantizes matrices that read the same input, keeps the integers, and returns what they stand for.
 
         A LM head is not returned: nothing reads on from it, and it may be larger than all else.
         """
@@ -122,33 +140,25 @@ class _Matrices:
         return {name: self._quantize(name, factor) for name in names}
 
     def _quantize(self, name: str, factor: FloatArray) -> FloatArray:
-        weight, scheme = self._weights[name], self._scheme(name)
-        calibrated = replace(scheme, algorithm=gptq.NAME)
-        storage = CalibratedStorage(weight, calibrated, float_type(self._target), self._folder)
-        scale_type = storage.scale_type.numpy()
+        storage, scheme = self._storages[name], self._schemes[name]
+        weight, scale_type = storage.weight, storage.scale_type
 
         def quantize(start: int) -> Quantized:
-            rows = rows_for(weight, start, min(start + _ROWS_AT_ONCE, weight.shape[0]), storage.scale_type)
-            return gptq.quantize(rows, factor, scheme, scale_type)
+            rows = rows_for(weight, start, min(start + _ROWS_AT_ONCE, weight.shape[0]), scale_type)
+            return gptq.quantize(rows, factor, scheme, scale_type.numpy())
 
         values = []
         for quantized in self._pool.map(quantize, range(0, weight.shape[0], _ROWS_AT_ONCE)):
             storage.append(quantized)
-            if not self._is_head(name):
+            if name not in (EMBEDDING, LM_HEAD):
                 values.append(rtn.dequantize(quantized, scheme))
-        self.storages[name, scheme] = storage
-        self._progress(sum(part.nbytes for part in storage.parts))
+        self._done += self._bytes[name]
+        self._progress(self._done, sum(self._bytes.values()))
         return np.concatenate(values) if values else np.empty((0, weight.shape[1]), np.float32)
-
-    def _scheme(self, name: str) -> Scheme:
-        return scheme_for(self._target, Role.LM_HEAD if self._is_head(name) else role_of(name) or Role.MLP)
-
-    def _is_head(self, name: str) -> bool:
-        return name in (EMBEDDING, LM_HEAD)  # a tied embedding that is multiplied with is the LM head
 
 
 def _embed(table: Weight, windows: NDArray[np.int64]) -> FloatArray:
-    """Looks tokens up in an embedding that is read a few rows at a time: float32 (windows, tokens, hidden)."""
+    """Looks tokens up in a table that is read by and by: float32 (windows, tokens, hidden_size)."""
     hidden = np.empty((*windows.shape, table.shape[1]), np.float32)
     for start in range(0, table.shape[0], _TABLE_ROWS_AT_ONCE):
         stop = min(start + _TABLE_ROWS_AT_ONCE, table.shape[0])

@@ -51,11 +51,17 @@ if TYPE_CHECKING:
     help="Type of cached keys and values, instead of the target's.",
 )
 @click.option(
+    "--recipe",
+    type=click.Choice(["fast", "balanced", "best"]),
+    default="fast",
+    show_default=True,
+    help="Round to nearest; calibrate matrices of 4 bits (minutes); and give the LM head 8 bits.",
+)
+@click.option(
     "--calibration",
     type=click.Path(),
     metavar="FILE",
-    help="Text to measure the scales of an int8 cache on, instead of qtool's own; its first 8,192 tokens are"
-    " read.",
+    help="Text to calibrate on, instead of qtool's own; its first 16,384 tokens are read.",
 )
 @click.option(
     "--bake-prompt",
@@ -79,6 +85,7 @@ def command(
     context: int | None,
     exporter: str,
     kv_cache: str | None,
+    recipe: str,
     calibration: str | None,
     bake_prompt: str | None,
     plan_only: bool,
@@ -105,6 +112,7 @@ def command(
         context=context,
         exporter=exporter,
         kv_cache=kv_cache,
+        recipe=recipe,
         calibration=calibration,
         bake_prompt=bake_prompt,
         gates=quality.gates,

@@ -72,7 +72,7 @@ def _graph_to(
     """Writes the layer up to the value of this number among those that linear layers read, or to its end."""
     builder = _LayerBuilder()
     mask = builder.input("attention_mask", ir.DataType.INT64, ["batch_size", "sequence_length"])
-    shape = ["batch_size", "sequence_length", config.hidden_size]
+    shape: list[int | str] = ["batch_size", "sequence_length", config.hidden_size]
     hidden = builder.input(HIDDEN, builder.dtype, shape)
     positions = positions_of(builder, mask, config, context)
     update, skip = Layer(config, weights, 0, projections).append(builder, positions, None, hidden)

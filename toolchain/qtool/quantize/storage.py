@@ -1,4 +1,4 @@
-"""A weight matrix as grouped integers: rounded from its source rows when it is written, or calibrated before."""
+"""A weight matrix as grouped integers: rounded from its rows when it is written, or calibrated before."""
 
 from __future__ import annotations
 

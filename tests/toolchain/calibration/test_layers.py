@@ -1,0 +1,199 @@
+"""Calibrated matrices: what a layer's graph computes, that builds agree, and what is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+import qtool
+from qtool.artifact.verify import verify
+from qtool.calibration.layer_runner import LayerRunner
+from qtool.calibration.text import read_calibration_text
+from qtool.checkpoint import open_checkpoint
+from qtool.checkpoint.layout import layer_shapes
+from qtool.errors import MissingExtraError, QtoolError, SourceError
+from qtool.models import layer_graphs
+from qtool.pipeline import plan_jobs
+from qtool_runtime import manifest
+from support.fixtures import Artifacts, Checkpoints
+from support.raw_session import RawSession, distance
+
+architectures = pytest.mark.parametrize("architecture", ["qwen2", "qwen3"])
+TOKENS = np.random.default_rng(5).integers(0, 300, (3, 40))
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+def inner_values(folder: Path, names: list[str], tokens: np.ndarray) -> dict[str, np.ndarray]:
+    """Runs a whole artifact over one window, and returns values from within its graph."""
+    model = onnx.load(folder / "model.onnx", load_external_data=False)
+    del model.graph.output[:]
+    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
+    path = folder.parent / "inner.onnx"
+    path.write_bytes(model.SerializeToString())
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    cache = manifest.read(folder).kv_cache
+    past = np.zeros((1, cache.num_key_value_heads, 0, cache.head_dim), np.float32)
+    feeds = {"input_ids": tokens[None], "attention_mask": np.ones((1, len(tokens)), np.int64)}
+    feeds |= {value.name: past for value in session.get_inputs() if value.name.startswith("past")}
+    return dict(zip(names, (value[0] for value in session.run(names, feeds)), strict=True))
+
+
+@architectures
+def test_a_layer_computes_what_it_does_in_the_whole_graph(
+    architecture: str, tiny_checkpoint: Checkpoints, tiny_artifact: Artifacts
+) -> None:
+    """Layer 0: its Hessians, and the hidden states that layer 1 begins with."""
+    checkpoint = open_checkpoint(str(tiny_checkpoint(architecture).folder))
+    names = ["input_layernorm", "attention:0", "post_attention_layernorm:0", "mlp.product"]
+    read = [f"model.layers.0.{name}" for name in names]
+    residual = "model.layers.1.input_layernorm:3"
+    folder = tiny_artifact("x64-fp32", architecture)
+    whole = [inner_values(folder, [*read, residual], window) for window in TOKENS]
+
+    weights = {
+        name: checkpoint.weights[f"model.layers.0.{name}"].read_all()
+        for name in layer_shapes(checkpoint.config)
+    }
+    hidden = checkpoint.weights["model.embed_tokens.weight"].read_all()[TOKENS]
+    with ThreadPoolExecutor(2) as pool:
+        runner = LayerRunner(checkpoint, TOKENS.shape[1], pool)
+        for name, step in zip(read, runner.steps, strict=True):
+            x = np.concatenate([values[name] for values in whole])
+            assert distance(runner.hessian(step, weights, hidden), x.T @ x) < 1e-5
+        found = runner.next_hidden(weights, hidden)
+    assert distance(found, [values[residual] for values in whole]) < 1e-5
+
+
+@architectures
+def test_a_layers_graphs_name_every_matrix_once(architecture: str, tiny_checkpoint: Checkpoints) -> None:
+    checkpoint = open_checkpoint(str(tiny_checkpoint(architecture).folder))
+    *steps, last = layer_graphs(checkpoint.config, checkpoint.weights, 64)
+    linears = [name for step in steps for name in step.linears]
+    assert linears == [name for name in layer_shapes(checkpoint.config) if name.endswith("_proj.weight")]
+    assert last.linears == ()
+
+
+@pytest.fixture(scope="module")
+def balanced(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded model."""
+    output = tmp_path_factory.mktemp("balanced") / "out"
+    return qtool.build(target="x64-int4", recipe="balanced", output=output, threads=2).path
+
+
+def test_the_bytes_depend_on_neither_threads_nor_folder(balanced: Path, tmp_path: Path) -> None:
+    for threads in (1, 3):
+        again = qtool.build(
+            target="x64-int4", recipe="balanced", output=tmp_path / str(threads), threads=threads
+        )
+        assert digests(again.path) == digests(balanced)
+
+
+def test_the_manifest_says_what_was_done(balanced: Path) -> None:
+    document = manifest.read(balanced)
+    assert {group.algorithm for group in document.quantization} == {"gptq"}
+    assert document.calibration is not None
+    assert document.calibration.sha256 == read_calibration_text(None).sha256
+    assert document.tools["onnxruntime"] == onnxruntime.__version__
+    assert verify(balanced) is not None
+    assert not list(balanced.glob(".*"))
+    (job,) = plan_jobs(None, ["x64-int4"], recipe="balanced")
+    (fast,) = plan_jobs(None, ["x64-int4"])
+    stored = sum(group.bytes for group in document.quantization)
+    assert job.plan.calibrated == job.plan.disk - job.plan.artifact == stored
+    assert job.plan.artifact == fast.plan.artifact
+    assert fast.plan.disk == fast.plan.artifact
+
+
+def test_the_model_is_closer_to_its_source(balanced: Path, tmp_path: Path) -> None:
+    """On text that is not in the calibration text."""
+    text = "Turn on the lamp in the hall, please. What is 12 + 30? Set a timer for two minutes. " * 3
+    floats = qtool.build(target="x64-fp32", output=tmp_path / "fp32").path
+    fast = qtool.build(target="x64-int4", output=tmp_path / "fast").path
+    tokens = open_tokens(floats, text)
+    exact, rounded, calibrated = (log_probabilities(folder, tokens) for folder in (floats, fast, balanced))
+
+    def divergence(found: np.ndarray) -> float:
+        return float((np.exp(exact) * (exact - found)).sum(axis=-1).mean())
+
+    assert divergence(calibrated) < 0.8 * divergence(rounded)
+
+
+def open_tokens(folder: Path, text: str) -> list[int]:
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text).ids
+
+
+def log_probabilities(folder: Path, tokens: list[int]) -> np.ndarray:
+    logits = RawSession(folder).logits(tokens)
+    return (
+        logits
+        - np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1, keepdims=True))
+        - logits.max(-1, keepdims=True)
+    )
+
+
+def test_best_gives_the_head_8_bits(tmp_path: Path) -> None:
+    document = qtool.build(target="x64-int4", recipe="best", output=tmp_path / "out").manifest
+    kinds = {group.group: (group.bits, group.algorithm) for group in document.quantization}
+    assert kinds == {"attention": (4, "gptq"), "mlp": (4, "gptq"), "embedding": (8, "rtn")}
+    assert document.target["weights"]["lm_head_bits"] == 8
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_float16_scales_and_symmetric_grids(tied: bool, tiny_checkpoint: Checkpoints, tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    text.write_text("the cat and the other one walked in the world of wonders and came to an end " * 200)
+    source = tiny_checkpoint("qwen2", tied=tied).folder
+    built = qtool.build(
+        source, target="cuda-int4", recipe="balanced", calibration=text, output=tmp_path / "out"
+    )
+    kinds = {(group.group, group.symmetric, group.algorithm) for group in built.manifest.quantization}
+    assert {("attention", True, "gptq"), ("mlp", True, "gptq")} < kinds
+    assert verify(built.path) is not None
+
+
+class TestRefusals:
+    def test_of_an_unknown_recipe(self) -> None:
+        with pytest.raises(QtoolError, match="unknown recipe 'slow'; known: fast, balanced, best"):
+            plan_jobs("no/model", ["x64-int4"], recipe="slow")
+
+    def test_of_a_text_that_nothing_would_read(self, tmp_path: Path) -> None:
+        with pytest.raises(QtoolError, match="would not be used: nothing is calibrated"):
+            plan_jobs("no/model", ["x64-int8"], recipe="balanced", calibration=tmp_path / "none.txt")
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b"", "has 0 tokens; it takes 2048 or more"),
+            (b"Too short. " * 50, r"has \d+ tokens; it takes 2048 or more"),
+            (b"\x80\x00\xff" * 9000, "is not UTF-8"),
+        ],
+        ids=["empty", "short", "binary"],
+    )
+    def test_of_a_bad_text(self, tmp_path: Path, content: bytes, message: str) -> None:
+        text = tmp_path / "text"
+        text.write_bytes(content)
+        with pytest.raises(SourceError, match=message):
+            qtool.build(target="x64-int4", recipe="balanced", calibration=text, output=tmp_path / "out")
+        assert list(tmp_path.iterdir()) == [text]
+
+    def test_of_a_build_without_onnxruntime(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "onnxruntime", None)
+        with pytest.raises(MissingExtraError, match="a calibration runs the model"):
+            qtool.build(target="x64-int4", recipe="balanced", output=tmp_path / "out")
+        assert list(tmp_path.iterdir()) == []
