@@ -6,11 +6,13 @@ import hashlib
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from tokenizers import Tokenizer
 
 import qtool
 from qtool.artifact.verify import verify
@@ -20,9 +22,10 @@ from qtool.checkpoint import open_checkpoint
 from qtool.checkpoint.layout import layer_shapes
 from qtool.errors import MissingExtraError, QtoolError, SourceError
 from qtool.models import layer_graphs
-from qtool.pipeline import plan_jobs
+from qtool.pipeline import plan_jobs, run_jobs
 from qtool_runtime import manifest
 from support.fixtures import Artifacts, Checkpoints
+from support.kernels import require_int8_kv_cache
 from support.raw_session import RawSession, distance
 
 architectures = pytest.mark.parametrize("architecture", ["qwen2", "qwen3"])
@@ -70,7 +73,7 @@ def test_a_layer_computes_what_it_does_in_the_whole_graph(
     }
     hidden = checkpoint.weights["model.embed_tokens.weight"].read_all()[TOKENS]
     with ThreadPoolExecutor(2) as pool:
-        runner = LayerRunner(checkpoint, TOKENS.shape[1], pool)
+        runner = LayerRunner(checkpoint, TOKENS.shape[1], pool, 2)
         for name, step in zip(read, runner.steps, strict=True):
             x = np.concatenate([values[name] for values in whole])
             assert distance(runner.hessian(step, weights, hidden), x.T @ x) < 1e-5
@@ -88,29 +91,42 @@ def test_a_layers_graphs_name_every_matrix_once(architecture: str, tiny_checkpoi
 
 
 @pytest.fixture(scope="module")
-def balanced(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The beginning of the text that ships: enough for a small model."""
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text(read_calibration_text(None).text[:9000], encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def balanced(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded model."""
     output = tmp_path_factory.mktemp("balanced") / "out"
-    return qtool.build(target="x64-int4", recipe="balanced", output=output, threads=2).path
+    return build(output, text, threads=2)
 
 
-def test_the_bytes_depend_on_neither_threads_nor_folder(balanced: Path, tmp_path: Path) -> None:
+def build(
+    output: Path, text: Path, *, target: str = "x64-int4", recipe: str = "balanced", **options: Any
+) -> Path:
+    return qtool.build(target=target, recipe=recipe, calibration=text, output=output, **options).path
+
+
+def test_the_bytes_depend_on_neither_threads_nor_folder(balanced: Path, text: Path, tmp_path: Path) -> None:
     for threads in (1, 3):
-        again = qtool.build(
-            target="x64-int4", recipe="balanced", output=tmp_path / str(threads), threads=threads
-        )
-        assert digests(again.path) == digests(balanced)
+        assert digests(build(tmp_path / str(threads), text, threads=threads)) == digests(balanced)
 
 
-def test_the_manifest_says_what_was_done(balanced: Path) -> None:
+def test_the_manifest_says_what_was_done(balanced: Path, text: Path) -> None:
     document = manifest.read(balanced)
     assert {group.algorithm for group in document.quantization} == {"gptq"}
     assert document.calibration is not None
-    assert document.calibration.sha256 == read_calibration_text(None).sha256
+    assert document.calibration.sha256 == hashlib.sha256(text.read_bytes()).hexdigest()
+    assert 2048 <= document.calibration.tokens < 9000
     assert document.tools["onnxruntime"] == onnxruntime.__version__
     assert verify(balanced) is not None
     assert not list(balanced.glob(".*"))
     (job,) = plan_jobs(None, ["x64-int4"], recipe="balanced")
+    assert job.calibration == read_calibration_text(None)
     (fast,) = plan_jobs(None, ["x64-int4"])
     stored = sum(group.bytes for group in document.quantization)
     assert job.plan.calibrated == job.plan.disk - job.plan.artifact == stored
@@ -120,10 +136,10 @@ def test_the_manifest_says_what_was_done(balanced: Path) -> None:
 
 def test_the_model_is_closer_to_its_source(balanced: Path, tmp_path: Path) -> None:
     """On text that is not in the calibration text."""
-    text = "Turn on the lamp in the hall, please. What is 12 + 30? Set a timer for two minutes. " * 3
+    other = "Turn on the lamp in the hall, please. What is 12 + 30? Set a timer for two minutes. " * 3
     floats = qtool.build(target="x64-fp32", output=tmp_path / "fp32").path
     fast = qtool.build(target="x64-int4", output=tmp_path / "fast").path
-    tokens = open_tokens(floats, text)
+    tokens = tokens_of(floats, other)
     exact, rounded, calibrated = (log_probabilities(folder, tokens) for folder in (floats, fast, balanced))
 
     def divergence(found: np.ndarray) -> float:
@@ -132,39 +148,52 @@ def test_the_model_is_closer_to_its_source(balanced: Path, tmp_path: Path) -> No
     assert divergence(calibrated) < 0.8 * divergence(rounded)
 
 
-def open_tokens(folder: Path, text: str) -> list[int]:
-    from tokenizers import Tokenizer
-
+def tokens_of(folder: Path, text: str) -> list[int]:
     return Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text).ids
 
 
 def log_probabilities(folder: Path, tokens: list[int]) -> np.ndarray:
-    logits = RawSession(folder).logits(tokens)
-    return (
-        logits
-        - np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1, keepdims=True))
-        - logits.max(-1, keepdims=True)
-    )
+    logits = RawSession(folder, capacity=len(tokens)).forward(tokens, rows=len(tokens)).astype(np.float64)
+    logits -= logits.max(axis=-1, keepdims=True)
+    return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
 
 
-def test_best_gives_the_head_8_bits(tmp_path: Path) -> None:
-    document = qtool.build(target="x64-int4", recipe="best", output=tmp_path / "out").manifest
+def test_best_gives_the_head_8_bits(text: Path, tmp_path: Path) -> None:
+    document = manifest.read(build(tmp_path / "out", text, recipe="best"))
     kinds = {group.group: (group.bits, group.algorithm) for group in document.quantization}
     assert kinds == {"attention": (4, "gptq"), "mlp": (4, "gptq"), "embedding": (8, "rtn")}
     assert document.target["weights"]["lm_head_bits"] == 8
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_float16_scales_and_symmetric_grids(tied: bool, tiny_checkpoint: Checkpoints, tmp_path: Path) -> None:
-    text = tmp_path / "text"
-    text.write_text("the cat and the other one walked in the world of wonders and came to an end " * 200)
+def test_float16_scales_and_symmetric_grids(
+    tied: bool, text: Path, tiny_checkpoint: Checkpoints, tmp_path: Path
+) -> None:
+    """An embedding that is not the LM head too has nothing to be calibrated on."""
     source = tiny_checkpoint("qwen2", tied=tied).folder
-    built = qtool.build(
-        source, target="cuda-int4", recipe="balanced", calibration=text, output=tmp_path / "out"
-    )
-    kinds = {(group.group, group.symmetric, group.algorithm) for group in built.manifest.quantization}
-    assert {("attention", True, "gptq"), ("mlp", True, "gptq")} < kinds
-    assert verify(built.path) is not None
+    folder = build(tmp_path / "out", text, target="cuda-int4", model=source)
+    kinds = {group.group: (group.symmetric, group.algorithm) for group in manifest.read(folder).quantization}
+    head = {"embedding": (True, "gptq")} if tied else {"embedding": (True, "rtn"), "lm_head": (True, "gptq")}
+    assert kinds == {"attention": (True, "gptq"), "mlp": (True, "gptq")} | head
+    assert verify(folder) is not None
+
+
+def test_weights_and_cache_are_calibrated_on_one_text(text: Path, tmp_path: Path) -> None:
+    require_int8_kv_cache()
+    folder = build(tmp_path / "out", text, kv_cache="int8")
+    document = manifest.read(folder)
+    assert {group.algorithm for group in document.quantization} == {"gptq"}
+    assert document.kv_cache.dtype == "int8"
+    assert verify(folder) is not None
+
+
+def test_targets_built_together_are_those_built_alone(balanced: Path, text: Path, tmp_path: Path) -> None:
+    targets = ["x64-int4", "x64-int8", "cuda-int4"]
+    jobs = plan_jobs(None, targets, recipe="balanced", calibration=text, output=tmp_path)
+    first, second, third = run_jobs(jobs, threads=2)
+    assert digests(first.path) == digests(balanced)
+    assert second.manifest.calibration is None
+    assert digests(third.path) == digests(build(tmp_path / "alone", text, target="cuda-int4"))
 
 
 class TestRefusals:

@@ -38,15 +38,17 @@ class LayerRunner:
         checkpoint: the model.
         length: tokens in a window.
         pool: computes the runs.
+        threads: runs at a time.
     """
 
-    def __init__(self, checkpoint: Checkpoint, length: int, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, checkpoint: Checkpoint, length: int, pool: ThreadPoolExecutor, threads: int) -> None:
         config = checkpoint.config
         *steps, last = layer_graphs(config, checkpoint.weights, length)
         self.steps: Sequence[Step] = [Step(graph.linears, _session(graph)) for graph in steps]
         self._last = _session(last)
         self._past_shape = (config.num_key_value_heads, 0, config.head_dim)
         self._pool = pool
+        self._threads = threads
 
     def hessian(self, step: Step, weights: Mapping[str, FloatArray], hidden: FloatArray) -> FloatArray:
         """Returns X^T X over all tokens, for what the step's linear layers read.
@@ -67,7 +69,11 @@ class LayerRunner:
 
     def next_hidden(self, weights: Mapping[str, FloatArray], hidden: FloatArray) -> FloatArray:
         """Returns what the layer gives to the next one, of the same shape as `hidden`."""
-        return np.concatenate(list(self._run(self._last, NEXT_HIDDEN, weights, hidden)))
+        following = np.empty_like(hidden)
+        for index, windows in enumerate(self._run(self._last, NEXT_HIDDEN, weights, hidden)):
+            start = index * WINDOWS_AT_ONCE
+            following[start : start + len(windows)] = windows
+        return following
 
     def _run(
         self, session: Any, output: str, weights: Mapping[str, FloatArray], hidden: FloatArray
@@ -88,7 +94,9 @@ class LayerRunner:
             (result,) = session.run([output], {name: feeds[name] for name in inputs})
             return np.asarray(result)
 
-        return self._pool.map(run, range(0, len(hidden), WINDOWS_AT_ONCE))
+        starts = range(0, len(hidden), WINDOWS_AT_ONCE)
+        for first in range(0, len(starts), self._threads):  # so that no more results wait than are computed
+            yield from self._pool.map(run, starts[first : first + self._threads])
 
 
 def _session(graph: LayerGraph) -> Any:
@@ -96,6 +104,6 @@ def _session(graph: LayerGraph) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    options.enable_mem_pattern = False
+    options.enable_mem_pattern = options.enable_cpu_mem_arena = False  # every session would keep its peak
     content = ir.to_proto(graph.model).SerializeToString()
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])

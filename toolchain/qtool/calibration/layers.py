@@ -67,7 +67,7 @@ def quantize_layers(
     """
     config = checkpoint.config
     with threadpool_limits(1, "blas"), deferred_interrupts() as act, ThreadPoolExecutor(threads) as pool:
-        runner = LayerRunner(checkpoint, windows.shape[1], pool)
+        runner = LayerRunner(checkpoint, windows.shape[1], pool, threads)
         matrices = _Matrices(checkpoint, target, folder, pool, progress)
         hidden = _embed(checkpoint.weights[EMBEDDING], windows)
         for index in range(config.num_hidden_layers):
@@ -136,7 +136,7 @@ class _Matrices:
                 f"the model computes values that are not finite on the calibration text: before {names[0]}",
                 hint="The weights are damaged.",
             )
-        factor = gptq.inverse_factor(hessian)
+        factor = gptq.inverse_factor(hessian, self._pool.map)
         return {name: self._quantize(name, factor) for name in names}
 
     def _quantize(self, name: str, factor: FloatArray) -> FloatArray:

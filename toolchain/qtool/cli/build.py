@@ -55,7 +55,8 @@ if TYPE_CHECKING:
     type=click.Choice(["fast", "balanced", "best"]),
     default="fast",
     show_default=True,
-    help="Round to nearest; calibrate matrices of 4 bits (minutes); and give the LM head 8 bits.",
+    help="fast rounds weights to nearest; balanced calibrates 4-bit ones on a text; best also gives the LM"
+    " head 8 bits.",
 )
 @click.option(
     "--calibration",

@@ -8,6 +8,8 @@ Source: GPTQ (Frantar et al. 2023, arXiv:2210.17323), section 3.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 import numpy as np
 import numpy.typing as npt
 
@@ -23,15 +25,22 @@ _BLOCK = 128
 """Columns whose errors are passed on to the columns behind them together; groups never straddle two."""
 _BASE = 128
 """Size of the diagonal blocks that LAPACK factors."""
+_PIECE = 512
+"""Rows of a product that are computed together."""
 
 
-def inverse_factor(hessian: FloatArray) -> FloatArray:
+Map = Callable[[Callable[[int], FloatArray], Iterable[int]], Iterable[FloatArray]]
+"""The builtin `map`, or that of a pool."""
+
+
+def inverse_factor(hessian: FloatArray, compute: Map = map) -> FloatArray:
     """Returns the upper triangular U with U^T U = inverse of the damped Hessian.
 
     A column that is always 0 has a row and column of zeros in H: damping makes it independent of the others.
 
     Args:
         hessian: float32 (features, features), symmetric and positive semidefinite, finite.
+        compute: computes the pieces of large products; they are the same whatever computes them.
     """
     mean = float(np.diagonal(hessian).mean())
     damping = DAMPING * mean if mean > 0 else 1.0
@@ -41,23 +50,29 @@ def inverse_factor(hessian: FloatArray) -> FloatArray:
     while True:
         diagonal += np.float32(damping)
         try:
-            return np.flip(_inverse_cholesky(reverse))
+            return np.ascontiguousarray(np.flip(_inverse_cholesky(reverse, compute)))
         except np.linalg.LinAlgError:  # rounding made it indefinite: enormous features beside small ones
             damping *= 10
 
 
-def _inverse_cholesky(matrix: FloatArray) -> FloatArray:
+def _inverse_cholesky(matrix: FloatArray, compute: Map) -> FloatArray:
     """Returns the inverse of the lower Cholesky factor, by halves, so that nearly all work is in products."""
     size = len(matrix)
     if size <= _BASE:
         return np.asarray(np.tril(np.linalg.inv(np.linalg.cholesky(matrix))), dtype=np.float32)
     half = size // 2
     result = np.zeros_like(matrix)
-    first = result[:half, :half] = _inverse_cholesky(matrix[:half, :half])
-    below = matrix[half:, :half] @ first.T
-    last = result[half:, half:] = _inverse_cholesky(matrix[half:, half:] - below @ below.T)
-    result[half:, :half] = -last @ (below @ first)
+    first = result[:half, :half] = _inverse_cholesky(matrix[:half, :half], compute)
+    below = _product(matrix[half:, :half], first.T, compute)
+    rest = matrix[half:, half:] - _product(below, below.T, compute)
+    last = result[half:, half:] = _inverse_cholesky(rest, compute)
+    result[half:, :half] = -_product(last, _product(below, first, compute), compute)
     return result
+
+
+def _product(a: FloatArray, b: FloatArray, compute: Map) -> FloatArray:
+    pieces = compute(lambda start: a[start : start + _PIECE] @ b, range(0, len(a), _PIECE))
+    return np.concatenate(list(pieces))
 
 
 def quantize(
