@@ -208,7 +208,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            (b"", "has 0 tokens; it takes 2048 or more"),
+            (b"", "is empty"),
             (b"Too short. " * 50, r"has \d+ tokens; it takes 2048 or more"),
             (b"\x80\x00\xff" * 9000, "is not UTF-8"),
         ],
