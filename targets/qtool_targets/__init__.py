@@ -19,6 +19,7 @@ from qtool_targets.schema import (
     Weights,
     parse,
     with_gates,
+    with_head_bits,
     with_kv_cache,
 )
 
@@ -33,6 +34,7 @@ __all__ = [
     "load",
     "names",
     "with_gates",
+    "with_head_bits",
     "with_kv_cache",
 ]
 

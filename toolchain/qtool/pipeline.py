@@ -1,9 +1,10 @@
 """From a checkpoint to artifacts, stage by stage. The file to read first.
 
-`build` runs the stages for one or several targets of one model: source, export, passes, quantize, calibrate,
+`build` runs the stages for one or several targets of one model: source, calibrate, export, passes, quantize,
 package, evaluate. Export and passes only describe the graph; weights are read, quantized and written in one
-streaming pass, each distinct form once. What has to be measured comes after the weights: the scales of an
-int8 KV cache, and, where it is asked for, how close the artifact is to its source.
+streaming pass, each distinct form once. What has to be measured is apart from that: integers of calibrated
+matrices are computed before, layer by layer, and wait in a temporary folder; the scales of an int8 KV cache
+come after, and, where it is asked for, how close the artifact is to its source.
 """
 
 from __future__ import annotations
@@ -14,20 +15,31 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 import qtool_targets
-from qtool.artifact.folder import check_destination
-from qtool.calibration.text import CalibrationText, read_calibration_text
+from qtool.artifact.folder import check_destination, new_folder
+from qtool.calibration.text import (
+    FEWEST_TOKENS,
+    FEWEST_TOKENS_FOR_WEIGHTS,
+    CalibrationText,
+    read_calibration_text,
+)
 from qtool.checkpoint import Checkpoint, open_checkpoint
 from qtool.errors import QtoolError
 from qtool.plain_text import PlainText
 from qtool.plan import Plan, make_plan
-from qtool_runtime.manifest import Manifest
+from qtool.quantize.recipes import FAST, Recipe, recipe_called
+from qtool_runtime.manifest import Calibration, Manifest
 from qtool_targets import Gates, Target, TargetError
 
 if TYPE_CHECKING:
     from qtool.bake import SystemPrompt
+    from qtool.quantize.storage import Calibrated
 
 EXPORTERS = ("native", "optimum")
 
@@ -56,12 +68,21 @@ class Job:
     exporter: str
     output: Path
     plan: Plan
+    recipe: Recipe = FAST
     calibration: CalibrationText | None = None
-    """What to measure the KV cache on; None where it stays in floats."""
+    """What to measure on; None where nothing is."""
     system_prompt: SystemPrompt | None = None
     """What is baked in, so that conversations with it start sooner."""
     evaluation: Evaluation | None = None
     """How to compare it with its source; None where that is not done."""
+
+    def windows(self) -> NDArray[np.int64] | None:
+        """Cuts the calibration text into token ids of shape (windows, tokens)."""
+        if self.calibration is None:
+            return None
+        fewest = FEWEST_TOKENS_FOR_WEIGHTS if self.recipe.calibrates(self.target) else FEWEST_TOKENS
+        tokenizer = self.checkpoint.tokenizer_files()["tokenizer.json"]
+        return self.calibration.windows(tokenizer, self.context, fewest)
 
 
 @dataclass(frozen=True)
@@ -85,6 +106,7 @@ def build(
     context: int | None = None,
     exporter: str = "native",
     kv_cache: str | None = None,
+    recipe: str = "fast",
     calibration: str | Path | None = None,
     bake_prompt: str | Path | None = None,
     gates: Gates | None = None,
@@ -104,7 +126,9 @@ def build(
         exporter: "native", or "optimum" (extra `optimum`).
         kv_cache: type of cached keys and values, instead of the target's: "float32", "float16" or "int8"
             (extra `cpu`).
-        calibration: a UTF-8 text to measure an int8 cache on; the one that ships with qtool when absent.
+        recipe: "fast" rounds every weight to nearest; "balanced" calibrates matrices of fewer than 8 bits
+            (extra `cpu`); "best" also gives the LM head and the embedding 8 bits.
+        calibration: a UTF-8 text to calibrate on; the one that ships with qtool when absent.
         bake_prompt: a UTF-8 text, the system prompt of the application: it is read now, by the compiled model
             (extra `cpu`), so that conversations with it start sooner.
         gates: what the artifact has to reach, instead of the target's own gates. Otherwise the build fails.
@@ -126,6 +150,7 @@ def build(
         context=context,
         exporter=exporter,
         kv_cache=kv_cache,
+        recipe=recipe,
         calibration=calibration,
         bake_prompt=bake_prompt,
         gates=gates,
@@ -144,6 +169,7 @@ def plan_jobs(
     context: int | None = None,
     exporter: str = "native",
     kv_cache: str | None = None,
+    recipe: str = "fast",
     calibration: str | Path | None = None,
     bake_prompt: str | Path | None = None,
     gates: Gates | None = None,
@@ -158,10 +184,12 @@ def plan_jobs(
     """
     if exporter not in EXPORTERS:
         raise QtoolError(f"unknown exporter {exporter!r}; known: {', '.join(EXPORTERS)}")
+    chosen = recipe_called(recipe)
     loaded = [
-        qtool_targets.with_gates(_target(item, kv_cache, exporter), gates or Gates()) for item in targets
+        qtool_targets.with_gates(chosen.apply(_target(item, kv_cache, exporter)), gates or Gates())
+        for item in targets
     ]
-    text = _calibration_text(loaded, calibration)
+    text = _calibration_text(loaded, chosen, calibration)
     checkpoint = open_source(model, configuration_only=plan_only)
     prompt = _system_prompt(bake_prompt, checkpoint)
     jobs = []
@@ -171,18 +199,21 @@ def plan_jobs(
         if output is not None:
             folder = Path(output) / folder if len(targets) > 1 else Path(output)
         size = checkpoint.tokenizer_bytes
-        calibrated = text if target.precision.kv_cache == "int8" else None
+        calibrated = text if _is_calibrated(target, chosen) else None
         plan = make_plan(
             checkpoint.config,
             target,
             tokens,
             size,
             _threads(threads),
+            recipe=chosen,
             exporter=exporter,
             system_prompt=prompt,
         )
         measured = evaluation or (Evaluation() if target.gates.ask_for_quality else None)
-        jobs.append(Job(checkpoint, target, tokens, exporter, folder, plan, calibrated, prompt, measured))
+        jobs.append(
+            Job(checkpoint, target, tokens, exporter, folder, plan, chosen, calibrated, prompt, measured)
+        )
     return jobs
 
 
@@ -195,56 +226,79 @@ def run_jobs(
     progress: Progress | None = None,
 ) -> list[Artifact]:
     """Builds planned artifacts of one model in one pass over its weights."""
-    for job in jobs:
-        check_destination(job.output, force)
-        if not ignore_budget:
-            job.plan.check_budget()
+    _check(jobs, force=force, ignore_budget=ignore_budget)
     # onnx_ir and what needs it come in here, so that a plan and `--help` stay quick.
     from qtool.artifact.package import Package, write_manifest
-    from qtool.bake import bake, check_bake
-    from qtool.calibration.kv_cache import check_onnxruntime
+    from qtool.bake import bake
+    from qtool.calibration.layers import quantize_layers
     from qtool.evaluate.stage import QualityStage
     from qtool.exporters import export
     from qtool.passes import passes_for
 
-    rewrites = [passes_for(job.target) for job in jobs]
-    if any(job.calibration for job in jobs):
-        check_onnxruntime()
-    for job in jobs:
-        if job.system_prompt is not None:
-            check_bake(job.system_prompt, job.target, job.context)
+    texts = [job.windows() for job in jobs]
     report = progress or (lambda stage, done, total: None)
     quality = QualityStage(jobs, threads=_threads(threads), progress=report)
     with ExitStack() as stack:
-        report("export", 0, 0)
+        folders = [stack.enter_context(new_folder(job.output, force=force)) for job in jobs]
         packages = []
-        for job, passes in zip(jobs, rewrites, strict=True):
+        for job, windows, folder in zip(jobs, texts, folders, strict=True):
+            integers: Calibrated = {}
+            if windows is not None and job.recipe.calibrates(job.target):
+                report("calibrate", 0, job.plan.calibrated)
+                integers = quantize_layers(
+                    job.checkpoint,
+                    job.target,
+                    windows,
+                    folder=Path(stack.enter_context(TemporaryDirectory(prefix=".calibrated-", dir=folder))),
+                    threads=_threads(threads),
+                    progress=lambda done, total: report("calibrate", done, total),
+                )
+            report("export", 0, 0)
             graph = export(job.checkpoint, job.target, job.context, job.exporter)
-            for rewrite in passes:
+            for rewrite in passes_for(job.target, integers):
                 rewrite(graph)
-            package = Package(job.checkpoint, job.target, job.context, job.exporter, graph)
-            packages.append((package, stack.enter_context(package.folder(job.output, force=force))))
+            packages.append((Package(job.checkpoint, job.target, job.context, job.exporter, graph), folder))
         Package.write_weights(
             packages, _threads(threads), lambda done, total: report("quantize", done, total)
         )
-        for job, (package, folder) in zip(jobs, packages, strict=True):
-            if job.calibration is not None:
-                report("calibrate", 0, 0)
-                package.calibrate(folder, job.calibration, _threads(threads))
-        report("package", 0, 0)
         manifests = []
-        for job, (package, folder) in zip(jobs, packages, strict=True):
-            manifest = package.finish(folder)
+        for job, windows, (package, folder) in zip(jobs, texts, packages, strict=True):
+            record = None
+            if job.calibration is not None and windows is not None:
+                record = Calibration(job.calibration.sha256, windows.size)
+                if job.target.precision.kv_cache == "int8":
+                    report("calibrate", 0, 0)
+                    package.calibrate_kv_cache(folder, windows, _threads(threads))
+            report("package", 0, 0)
+            manifest = package.finish(folder, record)
             if job.system_prompt is not None:
                 report("bake", 0, 0)
                 write_manifest(folder, manifest)  # the artifact is loaded
                 manifest = bake(folder, manifest, job.system_prompt, _threads(threads))
             manifests.append(manifest)
-        folders = [folder for _, folder in packages]
         manifests = quality.run(folders, manifests)
         for folder, manifest in zip(folders, manifests, strict=True):
             write_manifest(folder, manifest)
     return [Artifact(job.output, manifest) for job, manifest in zip(jobs, manifests, strict=True)]
+
+
+def _check(jobs: Sequence[Job], *, force: bool, ignore_budget: bool) -> None:
+    """Refuses what cannot be built, before any work."""
+    for job in jobs:
+        check_destination(job.output, force)
+        if not ignore_budget:
+            job.plan.check_budget()
+    from qtool.bake import check_bake
+    from qtool.calibration.kv_cache import check_onnxruntime
+    from qtool.passes import capabilities_for
+
+    for job in jobs:
+        capabilities_for(job.target)
+    if any(job.calibration for job in jobs):
+        check_onnxruntime(int8_kv_cache=any(job.target.precision.kv_cache == "int8" for job in jobs))
+    for job in jobs:
+        if job.system_prompt is not None:
+            check_bake(job.system_prompt, job.target, job.context)
 
 
 def open_source(model: str | Path | None, *, configuration_only: bool = False) -> Checkpoint:
@@ -274,16 +328,23 @@ def _target(item: str | Path | Target, kv_cache: str | None, exporter: str) -> T
     return target
 
 
-def _calibration_text(targets: Sequence[Target], path: str | Path | None) -> CalibrationText | None:
+def _calibration_text(
+    targets: Sequence[Target], recipe: Recipe, path: str | Path | None
+) -> CalibrationText | None:
     """Reads the text, if any target is calibrated."""
-    if any(target.precision.kv_cache == "int8" for target in targets):
+    if any(_is_calibrated(target, recipe) for target in targets):
         return read_calibration_text(path)
     if path is not None:
         raise QtoolError(
-            f"the calibration text {path} would not be used: no target has an int8 KV cache",
-            hint="Add --kv-cache int8, or leave the text away.",
+            f"the calibration text {path} would not be used: nothing is calibrated",
+            hint="Add --recipe balanced (for a target of fewer than 8 bits) or --kv-cache int8, or leave the"
+            " text away.",
         )
     return None
+
+
+def _is_calibrated(target: Target, recipe: Recipe) -> bool:
+    return recipe.calibrates(target) or target.precision.kv_cache == "int8"
 
 
 def _system_prompt(path: str | Path | None, checkpoint: Checkpoint) -> SystemPrompt | None:

@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from qtool.calibration.text import WINDOW
+from qtool.calibration.text import MOST_TOKENS, WINDOW, WINDOWS_AT_ONCE
 from qtool.checkpoint.config import QwenConfig
-from qtool.checkpoint.layout import EMBEDDING, LM_HEAD, weight_shapes
+from qtool.checkpoint.layout import EMBEDDING, LM_HEAD, layer_shapes, weight_shapes
 from qtool.errors import BudgetError
+from qtool.quantize.recipes import FAST, Recipe
 from qtool.quantize.schemes import Role, Scheme, role_of, scheme_for
 from qtool_runtime.manifest import MemoryPlan
 from qtool_targets import Target
@@ -36,6 +37,8 @@ _BUILD_BASE_BYTES = 180_000_000
 """Python, numpy, onnx_ir and the tokenizer during a build."""
 _BUILD_BYTES_PER_THREAD = 24_000_000
 """Rows of a chunk and the temporaries of reading and quantizing them."""
+_HESSIANS = 5
+"""Copies of a layer's largest Hessian while it is factored."""
 _RUNTIME_BYTES, _RUNTIME_BYTES_PER_TOKEN = 75_000_000, 450
 """Python, onnxruntime and numpy on the device; the tokenizer, by the size of its vocabulary."""
 _PREFILL_CHUNK = 512
@@ -59,7 +62,9 @@ class Plan:
     """Tokens of the system prompt that is baked in; 0 for none."""
     artifact: int
     disk: int
-    """Free space that the build needs: the artifact, once."""
+    """Free space that the build needs: the artifact, once, and calibrated matrices once more."""
+    calibrated: int
+    """Of the artifact: matrices that are calibrated."""
     build_memory: int
     kv_bytes_per_token: int
     device: MemoryPlan
@@ -100,6 +105,7 @@ def make_plan(
     tokenizer_bytes: int,
     threads: int,
     *,
+    recipe: Recipe = FAST,
     exporter: str = "native",
     system_prompt: SystemPrompt | None = None,
 ) -> Plan:
@@ -111,6 +117,7 @@ def make_plan(
         context: tokens to plan the KV cache for.
         tokenizer_bytes: size of the tokenizer's files.
         threads: threads of the build.
+        recipe: decides what is calibrated.
         exporter: "native" or "optimum".
         system_prompt: what is baked in.
 
@@ -134,12 +141,26 @@ def make_plan(
     runs = 0
     if target.precision.kv_cache == "int8":
         runs = _calibration_memory(config, target, device, threads)
+    calibrated = 0
+    if recipe.calibrates(target):
+        calibrated = sum(_calibrated_sizes(config, target))
+        runs = max(runs, _layer_memory(config, threads))
     tokens = 0
     if system_prompt is not None:
         runs = max(runs, device.weights + device.activations + device.runtime)
         tokens, size = len(system_prompt.token_ids), system_prompt.bytes(config, target)
         artifact, device = artifact + size, with_system_prompt(device, size)
-    return Plan(target.name, context, tokens, artifact, artifact, build_memory + runs, per_token, device)
+    return Plan(
+        target.name,
+        context,
+        tokens,
+        artifact,
+        artifact + calibrated,
+        calibrated,
+        build_memory + runs,
+        per_token,
+        device,
+    )
 
 
 def with_system_prompt(memory: MemoryPlan, size: int) -> MemoryPlan:
@@ -160,6 +181,27 @@ def _calibration_memory(config: QwenConfig, target: Target, device: MemoryPlan, 
     channels = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
     window = device.activations + WINDOW * channels * _FLOAT_BYTES[target.precision.activations]
     return device.weights + device.runtime + threads * window
+
+
+def _calibrated_sizes(config: QwenConfig, target: Target) -> Iterator[int]:
+    """Yields the bytes of every matrix that a calibrating recipe computes before the weights are written."""
+    float_bytes = _FLOAT_BYTES[target.precision.activations]
+    for name, shape in weight_shapes(config).items():
+        role = role_of(name)
+        if role == Role.EMBEDDING:  # tied, it is the LM head too
+            role = Role.LM_HEAD if config.tie_word_embeddings else None
+        if role is not None and (scheme := scheme_for(target, role)).loses_by_rounding:
+            yield scheme.nbytes(shape[0], shape[1], float_bytes)
+
+
+def _layer_memory(config: QwenConfig, threads: int) -> int:
+    """Predicts what calibrating matrices takes: a layer, its largest Hessian several times, hidden states."""
+    layer = sum(prod(shape) for shape in layer_shapes(config).values())
+    features = max(config.hidden_size, config.intermediate_size, config.num_attention_heads * config.head_dim)
+    hessians = (_HESSIANS + threads) * features**2
+    hidden = 2 * MOST_TOKENS * config.hidden_size
+    activations = threads * WINDOWS_AT_ONCE * WINDOW * (2 * config.hidden_size + 3 * config.intermediate_size)
+    return 4 * (layer + hessians + hidden + activations)
 
 
 def stored_sizes(config: QwenConfig, target: Target) -> Iterator[tuple[str, int]]:

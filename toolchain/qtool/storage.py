@@ -18,6 +18,7 @@ import onnx_ir as ir
 
 from qtool.checkpoint.weight import Weight
 from qtool.errors import SourceError
+from qtool_targets import Target
 
 FLOAT16_MAXIMUM = 65504.0
 
@@ -102,6 +103,11 @@ class ArrayStorage:
     def compute(self, start: int, stop: int) -> tuple[npt.NDArray[Any], ...]:
         """See `Storage`."""
         return (self.array[start:stop],)
+
+
+def float_type(target: Target) -> ir.DataType:
+    """Returns the type that a target computes in, which scales and float weights have too."""
+    return ir.DataType.FLOAT16 if target.precision.activations == "float16" else ir.DataType.FLOAT
 
 
 def rows_for(weight: Weight, start: int, stop: int, dtype: ir.DataType) -> npt.NDArray[np.float32]:

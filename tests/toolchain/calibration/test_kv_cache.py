@@ -203,7 +203,7 @@ class TestContradictions:
         assert list(tmp_path.iterdir()) == []
 
     def test_a_text_that_nothing_would_read(self, tmp_path: Path) -> None:
-        with pytest.raises(QtoolError, match="would not be used: no target has an int8 KV cache") as caught:
+        with pytest.raises(QtoolError, match="would not be used: nothing is calibrated") as caught:
             plan_jobs("no/model", ["x64-int4"], calibration=tmp_path / "none.txt")
         assert "--kv-cache int8" in caught.value.hint
 
@@ -219,7 +219,7 @@ class TestWithoutOnnxruntime:
     ) -> None:
         monkeypatch.setitem(sys.modules, "onnxruntime", None)
         source = tiny_checkpoint().folder
-        with pytest.raises(MissingExtraError, match="measured by running the model") as caught:
+        with pytest.raises(MissingExtraError, match="a calibration runs the model") as caught:
             qtool.build(source, target="x64-int4", kv_cache="int8", output=tmp_path / "out")
         assert "qtool-edge[cpu]" in caught.value.hint
         assert list(tmp_path.iterdir()) == []

@@ -36,7 +36,7 @@ def one_layer(bias: bool, *, columns: int = 64, name: str = UP) -> ir.Model:
 
 def quantized(model: ir.Model, target: Target = INT4) -> ir.Model:
     capabilities = replace(capabilities_for(target), matmul_accuracy_level=0)
-    return QuantizeLinear(target, capabilities)(model).model
+    return QuantizeLinear(target, capabilities, {})(model).model
 
 
 @pytest.mark.parametrize("target", [INT4, INT8], ids=["int4", "int8"])
@@ -53,7 +53,7 @@ def test_values_are_those_of_the_dequantized_weights(tmp_path: Path, bias: bool,
 
 def test_float_schemes_leave_the_graph_alone() -> None:
     model = one_layer(True)
-    assert not QuantizeLinear(FLOAT, capabilities_for(FLOAT))(model).modified
+    assert not QuantizeLinear(FLOAT, capabilities_for(FLOAT), {})(model).modified
     assert operators(model) == {"FusedMatMul": 1, "Add": 1}
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from qtool.artifact.data_file import Progress, write_data_files
 from qtool.artifact.describe import (
@@ -17,10 +18,8 @@ from qtool.artifact.describe import (
     kv_cache,
     model_info,
 )
-from qtool.artifact.folder import new_folder
 from qtool.artifact.layout import DATA_FILE, plan_layout, refer_to_data_file
 from qtool.calibration.kv_cache import measure_scales
-from qtool.calibration.text import CalibrationText
 from qtool.checkpoint import Checkpoint
 from qtool.passes.quantize_kv_cache import QuantizeKvCache
 from qtool_runtime import manifest
@@ -46,11 +45,6 @@ class Package:
         self._exporter = exporter
         self._model = model
         self._layout = plan_layout(model)
-        self._calibration: Calibration | None = None
-
-    def folder(self, output: Path, *, force: bool) -> AbstractContextManager[Path]:
-        """Gives the temporary folder that becomes `output` at the end (see `new_folder`)."""
-        return new_folder(output, force=force)
 
     @staticmethod
     def write_weights(packages: Sequence[tuple[Package, Path]], threads: int, progress: Progress) -> None:
@@ -58,26 +52,28 @@ class Package:
         files = [(folder / DATA_FILE, package._layout) for package, folder in packages]
         write_data_files(files, threads, progress)
 
-    def calibrate(self, folder: Path, text: CalibrationText, threads: int) -> None:
+    def calibrate_kv_cache(self, folder: Path, windows: NDArray[np.int64], threads: int) -> None:
         """Runs the graph over a text, with the weights just written, and makes its KV cache int8.
 
         Args:
             folder: where the weights are.
-            text: what to read.
+            windows: token ids (windows, tokens).
             threads: threads to use; the result does not depend on them.
         """
-        tokenizer = self._checkpoint.tokenizer_files()["tokenizer.json"]
-        windows = text.windows(tokenizer, self._context)
         refer_to_data_file(self._model, self._layout)
         graph = folder / _CALIBRATED_FILE
         ir.save(self._model, graph)
-        scales = measure_scales(graph, self._checkpoint.config, self._context, windows, threads)
+        scales = measure_scales(graph, self._checkpoint.config, self._context, list(windows), threads)
         graph.unlink()
         QuantizeKvCache(scales)(self._model)
-        self._calibration = Calibration(text.sha256, sum(map(len, windows)))
 
-    def finish(self, folder: Path) -> Manifest:
-        """Writes everything but the weights, and returns the manifest, which is not written yet."""
+    def finish(self, folder: Path, calibration: Calibration | None) -> Manifest:
+        """Writes everything but the weights, and returns the manifest, which is not written yet.
+
+        Args:
+            folder: where the weights are.
+            calibration: what the weights or the KV cache were calibrated on.
+        """
         refer_to_data_file(self._model, self._layout)
         ir.save(self._model, folder / MODEL_FILE)
         documents = self._checkpoint.tokenizer_files()
@@ -101,7 +97,7 @@ class Package:
             layout=self._layout,
             files=files,
             generation=generation,
-            calibration=self._calibration,
+            calibration=calibration,
         )
 
 

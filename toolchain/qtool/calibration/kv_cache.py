@@ -32,8 +32,11 @@ _SMALLEST = 1e-5
 """Range of a channel that is always 0: a scale must not be."""
 
 
-def check_onnxruntime() -> None:
-    """Refuses to begin where the calibration could not run, nor the artifact.
+def check_onnxruntime(*, int8_kv_cache: bool) -> None:
+    """Refuses to begin where the calibration could not run.
+
+    Args:
+        int8_kv_cache: whether the artifact will have one, which not every version can compute.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
@@ -43,10 +46,11 @@ def check_onnxruntime() -> None:
         onnxruntime = import_onnxruntime()
     except MissingExtraError as error:
         raise MissingExtraError(
-            f"the scales of an int8 KV cache are measured by running the model, but {error.message}",
+            f"a calibration runs the model, but {error.message}",
             hint=error.hint,
         ) from error
-    check_version(str(onnxruntime.__version__), MINIMUM_ONNXRUNTIME)
+    if int8_kv_cache:
+        check_version(str(onnxruntime.__version__), MINIMUM_ONNXRUNTIME)
 
 
 def measure_scales(

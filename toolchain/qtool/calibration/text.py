@@ -13,9 +13,13 @@ from qtool.plain_text import PlainText, plain_text, read_plain_text
 
 WINDOW = 512
 """Tokens that see each other."""
-MOST_TOKENS = 8192
-"""More of a text is not used: the scales change little after some thousand tokens, and the time grows."""
+WINDOWS_AT_ONCE = 2
+"""Windows that a layer reads in one run: Hessians are added up less often, activations take more memory."""
+MOST_TOKENS = 16384
+"""More of a text is not used: results change little after some thousand tokens, and the time grows."""
 FEWEST_TOKENS = 256
+FEWEST_TOKENS_FOR_WEIGHTS = 2048
+"""A matrix has thousands of columns, and how they go together is known from the text alone."""
 _MOST_CHARACTERS_PER_TOKEN = 16
 """Few tokens are longer; what is behind them would not be used anyway."""
 _KIND = "calibration text"
@@ -24,15 +28,16 @@ _KIND = "calibration text"
 class CalibrationText(PlainText):
     """A text that models read while a build measures them."""
 
-    def windows(self, tokenizer_json: bytes, context: int) -> list[NDArray[np.int64]]:
-        """Cuts the text into sequences that are read one by one.
+    def windows(self, tokenizer_json: bytes, context: int, fewest: int = FEWEST_TOKENS) -> NDArray[np.int64]:
+        """Cuts the text into sequences that are read one by one; what is left at its end is not used.
 
         Args:
             tokenizer_json: the model's tokenizer.
             context: longest sequence that the model is planned for, in tokens.
+            fewest: how many tokens it takes.
 
         Returns:
-            Token ids, int64 (`WINDOW`,) each; the last may be shorter.
+            Token ids, int64 (windows, tokens), of at most `WINDOW` tokens each.
 
         Raises:
             SourceError: the text is too short.
@@ -42,13 +47,13 @@ class CalibrationText(PlainText):
         tokenizer = Tokenizer.from_buffer(tokenizer_json)
         used = self.text[: MOST_TOKENS * _MOST_CHARACTERS_PER_TOKEN]
         ids = np.array(tokenizer.encode(used, add_special_tokens=False).ids[:MOST_TOKENS], np.int64)
-        if len(ids) < FEWEST_TOKENS:
+        if len(ids) < fewest:
             raise SourceError(
-                f"the calibration text {self.name} has {len(ids)} tokens; it takes {FEWEST_TOKENS} or more",
+                f"the calibration text {self.name} has {len(ids)} tokens; it takes {fewest} or more",
                 hint="Give a longer text, of the kind that the model will read and write.",
             )
-        length = min(WINDOW, context)
-        return [ids[start : start + length] for start in range(0, len(ids), length)]
+        length = min(WINDOW, context, len(ids))
+        return ids[: len(ids) // length * length].reshape(-1, length)
 
 
 def read_calibration_text(path: str | Path | None) -> CalibrationText:

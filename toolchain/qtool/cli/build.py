@@ -51,11 +51,18 @@ if TYPE_CHECKING:
     help="Type of cached keys and values, instead of the target's.",
 )
 @click.option(
+    "--recipe",
+    type=click.Choice(["fast", "balanced", "best"]),
+    default="fast",
+    show_default=True,
+    help="fast rounds weights to nearest; balanced calibrates 4-bit ones on a text; best also gives the LM"
+    " head 8 bits.",
+)
+@click.option(
     "--calibration",
     type=click.Path(),
     metavar="FILE",
-    help="Text to measure the scales of an int8 cache on, instead of qtool's own; its first 8,192 tokens are"
-    " read.",
+    help="Text to calibrate on, instead of qtool's own; its first 16,384 tokens are read.",
 )
 @click.option(
     "--bake-prompt",
@@ -79,6 +86,7 @@ def command(
     context: int | None,
     exporter: str,
     kv_cache: str | None,
+    recipe: str,
     calibration: str | None,
     bake_prompt: str | None,
     plan_only: bool,
@@ -105,6 +113,7 @@ def command(
         context=context,
         exporter=exporter,
         kv_cache=kv_cache,
+        recipe=recipe,
         calibration=calibration,
         bake_prompt=bake_prompt,
         gates=quality.gates,

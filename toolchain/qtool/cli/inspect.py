@@ -51,6 +51,7 @@ def _print_summary(document: Manifest) -> None:
             ("context", f"{document.context:,} tokens"),
             ("size", megabytes(sum(entry.size for entry in document.files))),
             ("KV cache", _kv_cache(document)),
+            *_calibration(document),
             ("memory", _memory(memory)),
             *([("system prompt", f"{baked.tokens:,} tokens baked in")] if baked else []),
             ("quality", quality_line(quality) if quality else "not measured; see `qtool build --evaluate`"),
@@ -60,12 +61,16 @@ def _print_summary(document: Manifest) -> None:
 
 
 def _kv_cache(document: Manifest) -> str:
-    cache, calibration = document.kv_cache, document.calibration
+    cache = document.kv_cache
     update = cache.update.replace("_", " ")
-    text = f"{cache.dtype}, {cache.bytes_per_token:,} bytes a token, updated {update}"
+    return f"{cache.dtype}, {cache.bytes_per_token:,} bytes a token, updated {update}"
+
+
+def _calibration(document: Manifest) -> list[tuple[str, str]]:
+    calibration = document.calibration
     if calibration is None:
-        return text
-    return f"{text}; calibrated on {calibration.tokens:,} tokens of the text {calibration.sha256[:16]}"
+        return []
+    return [("calibrated", f"on {calibration.tokens:,} tokens of the text {calibration.sha256[:16]}")]
 
 
 def _memory(plan: MemoryPlan) -> str:

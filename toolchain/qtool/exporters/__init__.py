@@ -6,6 +6,7 @@ import onnx_ir as ir
 
 from qtool import models
 from qtool.checkpoint import Checkpoint
+from qtool.storage import float_type
 from qtool_targets import Target
 
 
@@ -22,5 +23,5 @@ def export(checkpoint: Checkpoint, target: Target, context: int, exporter: str) 
         from qtool.exporters import optimum
 
         return optimum.export(checkpoint, target)
-    dtype = ir.DataType.FLOAT16 if target.precision.activations == "float16" else ir.DataType.FLOAT
-    return models.export(checkpoint.config, checkpoint.weights, models.ExportOptions(dtype, context))
+    options = models.ExportOptions(float_type(target), context)
+    return models.export(checkpoint.config, checkpoint.weights, options)

@@ -29,7 +29,7 @@ PAST_KEY, PAST_VALUE = "past_key_values.%d.key", "past_key_values.%d.value"
 PRESENT_KEY, PRESENT_VALUE = "present.%d.key", "present.%d.value"
 
 _TO_THE_END = np.iinfo(np.int64).max
-_IR_VERSION = 10
+IR_VERSION = 10
 
 
 @dataclass(frozen=True)
@@ -50,58 +50,13 @@ Projections = Callable[
 
 
 @dataclass(frozen=True)
-class _Positions:
+class Positions:
     """What every attention node needs to know about lengths and rotation."""
 
     sequence_lengths: ir.Value
     total_length: ir.Value
     cosine: ir.Value
     sine: ir.Value
-
-
-def export(
-    config: QwenConfig, weights: Mapping[str, Weight], options: ExportOptions, projections: Projections
-) -> ir.Model:
-    """Writes the graph; no weight is read.
-
-    Args:
-        config: sizes of the network.
-        weights: by Hugging Face names.
-        options: types and context.
-        projections: the architecture's way from hidden states to queries, keys and values.
-    """
-    builder = GraphBuilder(config.model_type, options.dtype)
-    input_ids = builder.input("input_ids", ir.DataType.INT64, ["batch_size", "sequence_length"])
-    mask = builder.input("attention_mask", ir.DataType.INT64, ["batch_size", "total_sequence_length"])
-    positions = _positions(builder, mask, config, options.context)
-    rows = _LogitsRows(builder)
-
-    # The residual stream: `skip` is what has been added up so far, `update` the last block's contribution.
-    # Each normalization adds the two, so that the sum is computed once and shared.
-    embedding = builder.weight(weights["model.embed_tokens.weight"])
-    skip = builder.op("embed_tokens", "Gather", [embedding, input_ids])
-    update: ir.Value | None = None
-    for layer in range(config.num_hidden_layers):
-        prefix = f"model.layers.{layer}"
-        hidden, skip = _normalize(builder, config, weights[f"{prefix}.input_layernorm.weight"], update, skip)
-        qkv = projections(builder, config, weights, f"{prefix}.self_attn", hidden)
-        update = _attention(builder, config, layer, qkv=qkv, positions=positions)
-        if layer == config.num_hidden_layers - 1:
-            # Nothing after the last attention looks at other positions: go on with the rows asked for.
-            update, skip = rows.take(f"{prefix}.rows", update), rows.take(f"{prefix}.skip_rows", skip)
-        update = builder.linear(
-            f"{prefix}.self_attn.o_proj", update, weights[f"{prefix}.self_attn.o_proj.weight"]
-        )
-        norm = weights[f"{prefix}.post_attention_layernorm.weight"]
-        hidden, skip = _normalize(builder, config, norm, update, skip)
-        update = _mlp(builder, weights, f"{prefix}.mlp", hidden)
-    hidden, _ = _normalize(builder, config, weights["model.norm.weight"], update, skip)
-    head = weights["model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"]
-    logits = builder.linear("lm_head", hidden, head)
-    builder.graph.outputs.insert(0, logits)
-    logits.name, logits.type = "logits", ir.TensorType(options.dtype)
-    logits.shape = ir.Shape(["batch_size", 1, config.vocab_size])
-    return ir.Model(builder.graph, ir_version=_IR_VERSION, producer_name="qtool")
 
 
 class _LogitsRows:
@@ -119,7 +74,88 @@ class _LogitsRows:
         return self._builder.op(name, "Slice", [x, self._start, self._end, self._axis])
 
 
-def _positions(builder: GraphBuilder, mask: ir.Value, config: QwenConfig, context: int) -> _Positions:
+@dataclass(frozen=True)
+class Layer:
+    """One decoder layer: attention, then the MLP, each around the residual stream."""
+
+    config: QwenConfig
+    weights: Mapping[str, Weight]
+    index: int
+    projections: Projections
+
+    def append(
+        self,
+        builder: GraphBuilder,
+        positions: Positions,
+        update: ir.Value | None,
+        skip: ir.Value,
+        *,
+        rows: _LogitsRows | None = None,
+    ) -> tuple[ir.Value, ir.Value]:
+        """Appends the layer.
+
+        Args:
+            builder: the graph.
+            positions: of the tokens.
+            update: what the block before has to add to the residual stream, if there is one.
+            skip: the residual stream, (batch, sequence, hidden_size).
+            rows: the rows that the layers after this one go on with; None for all.
+
+        Returns:
+            The MLP's update and the residual stream to add it to.
+        """
+        prefix, config, weights = f"model.layers.{self.index}", self.config, self.weights
+        hidden, skip = _normalize(builder, config, weights[f"{prefix}.input_layernorm.weight"], update, skip)
+        qkv = self.projections(builder, config, weights, f"{prefix}.self_attn", hidden)
+        update = _attention(builder, config, self.index, qkv=qkv, positions=positions)
+        if rows is not None:
+            update, skip = rows.take(f"{prefix}.rows", update), rows.take(f"{prefix}.skip_rows", skip)
+        update = builder.linear(
+            f"{prefix}.self_attn.o_proj", update, weights[f"{prefix}.self_attn.o_proj.weight"]
+        )
+        norm = weights[f"{prefix}.post_attention_layernorm.weight"]
+        hidden, skip = _normalize(builder, config, norm, update, skip)
+        return _mlp(builder, weights, f"{prefix}.mlp", hidden), skip
+
+
+def export(
+    config: QwenConfig, weights: Mapping[str, Weight], options: ExportOptions, projections: Projections
+) -> ir.Model:
+    """Writes the graph; no weight is read.
+
+    Args:
+        config: sizes of the network.
+        weights: by Hugging Face names.
+        options: types and context.
+        projections: the architecture's way from hidden states to queries, keys and values.
+    """
+    builder = GraphBuilder(config.model_type, options.dtype)
+    input_ids = builder.input("input_ids", ir.DataType.INT64, ["batch_size", "sequence_length"])
+    mask = builder.input("attention_mask", ir.DataType.INT64, ["batch_size", "total_sequence_length"])
+    positions = positions_of(builder, mask, config, options.context)
+    rows = _LogitsRows(builder)
+
+    # The residual stream: `skip` is what has been added up so far, `update` the last block's contribution.
+    # Each normalization adds the two, so that the sum is computed once and shared.
+    embedding = builder.weight(weights["model.embed_tokens.weight"])
+    skip = builder.op("embed_tokens", "Gather", [embedding, input_ids])
+    update: ir.Value | None = None
+    for index in range(config.num_hidden_layers):
+        # Nothing after the last attention looks at other positions: go on with the rows asked for.
+        last = rows if index == config.num_hidden_layers - 1 else None
+        layer = Layer(config, weights, index, projections)
+        update, skip = layer.append(builder, positions, update, skip, rows=last)
+    hidden, _ = _normalize(builder, config, weights["model.norm.weight"], update, skip)
+    head = weights["model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"]
+    logits = builder.linear("lm_head", hidden, head)
+    builder.graph.outputs.insert(0, logits)
+    logits.name, logits.type = "logits", ir.TensorType(options.dtype)
+    logits.shape = ir.Shape(["batch_size", 1, config.vocab_size])
+    return ir.Model(builder.graph, ir_version=IR_VERSION, producer_name="qtool")
+
+
+def positions_of(builder: GraphBuilder, mask: ir.Value, config: QwenConfig, context: int) -> Positions:
+    """Appends what the attention of every layer needs to know, from an attention mask."""
     one = builder.constant("positions.one", [1])
     lengths = builder.op("positions.lengths", "ReduceSum", [mask, one], keepdims=0)
     last = builder.op("positions.last", "Sub", [lengths, one])
@@ -127,7 +163,7 @@ def _positions(builder: GraphBuilder, mask: ir.Value, config: QwenConfig, contex
     total = builder.op("positions.total", "Gather", [shape, builder.constant("positions.axis", 1)])
     int32 = int(ir.DataType.INT32)
     cosine, sine = rotary_tables(config.head_dim, config.rope_theta, context)
-    return _Positions(
+    return Positions(
         sequence_lengths=builder.op("positions.last_int32", "Cast", [last], to=int32),
         total_length=builder.op("positions.total_int32", "Cast", [total], to=int32),
         cosine=builder.array("rotary.cosine", cosine),
@@ -167,7 +203,7 @@ def _attention(
     layer: int,
     *,
     qkv: tuple[ir.Value, ir.Value, ir.Value],
-    positions: _Positions,
+    positions: Positions,
 ) -> ir.Value:
     """Appends causal grouped-query attention with rotation; the KV cache is updated in place."""
     past_shape: list[int | str] = [

@@ -10,18 +10,14 @@ from collections.abc import Mapping
 import onnx_ir as ir
 
 from qtool.checkpoint import QwenConfig, Weight
-from qtool.models import decoder
 from qtool.models.graph import GraphBuilder
 
 
-def export(config: QwenConfig, weights: Mapping[str, Weight], options: decoder.ExportOptions) -> ir.Model:
-    """Writes the graph of a Qwen3 model; no weight is read."""
-    return decoder.export(config, weights, options, _projections)
-
-
-def _projections(
+def projections(
     builder: GraphBuilder, config: QwenConfig, weights: Mapping[str, Weight], prefix: str, hidden: ir.Value
 ) -> tuple[ir.Value, ir.Value, ir.Value]:
+    """Appends query, key and value; see `decoder.Projections`."""
+
     def project(name: str) -> ir.Value:
         return builder.linear(f"{prefix}.{name}_proj", hidden, weights[f"{prefix}.{name}_proj.weight"])
 

@@ -9,13 +9,18 @@ from qtool.passes.capabilities import Capabilities, capabilities_for
 from qtool.passes.lower_rms_normalization import LowerRmsNormalization
 from qtool.passes.quantize_embedding import QuantizeEmbedding
 from qtool.passes.quantize_linear import QuantizeLinear
+from qtool.quantize.storage import Calibrated
 from qtool_targets import Target
 
 __all__ = ["Capabilities", "capabilities_for", "passes_for"]
 
 
-def passes_for(target: Target) -> tuple[ir.passes.InPlacePass, ...]:
+def passes_for(target: Target, calibrated: Calibrated) -> tuple[ir.passes.InPlacePass, ...]:
     """Returns the rewrites that turn an exported graph into the target's, in order.
+
+    Args:
+        target: what the graph is for.
+        calibrated: integers that are there already; other matrices are rounded when they are written.
 
     They are not one `ir.passes.Sequential`, which would wrap their errors in one of its own.
 
@@ -24,8 +29,8 @@ def passes_for(target: Target) -> tuple[ir.passes.InPlacePass, ...]:
     """
     capabilities = capabilities_for(target)
     return (
-        QuantizeLinear(target, capabilities),
-        QuantizeEmbedding(target),
+        QuantizeLinear(target, capabilities, calibrated),
+        QuantizeEmbedding(target, calibrated),
         LowerRmsNormalization(capabilities),
         RemoveUnusedNodesPass(),
     )

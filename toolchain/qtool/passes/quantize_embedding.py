@@ -11,7 +11,7 @@ import onnx_ir as ir
 from qtool.models.graph import MICROSOFT, add_initializer, append_node
 from qtool.passes.linear import replace
 from qtool.quantize.schemes import Role, scheme_for
-from qtool.quantize.storage import IntegerStorage
+from qtool.quantize.storage import Calibrated, integer_storage
 from qtool.storage import FloatStorage, StoredTensor
 from qtool_targets import Target
 
@@ -19,7 +19,8 @@ from qtool_targets import Target
 class QuantizeEmbedding(ir.passes.InPlacePass):
     """Requires Gather over a float weight of two dimensions; ensures GatherBlockQuantized in its place."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, calibrated: Calibrated) -> None:
+        self._calibrated = calibrated
         self._scheme = scheme_for(target, Role.EMBEDDING)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -39,7 +40,7 @@ class QuantizeEmbedding(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, changed)
 
     def _quantize(self, graph: ir.Graph, node: ir.Node, table: FloatStorage) -> None:
-        storage = IntegerStorage(table.weight, self._scheme, table.dtype)
+        storage = integer_storage(table, self._scheme, self._calibrated)
         name = node.name or "embedding"
         parts = ["q", "scale"] if self._scheme.symmetric else ["q", "scale", "zero_point"]
         values = [

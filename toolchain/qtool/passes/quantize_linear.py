@@ -8,7 +8,7 @@ from qtool.models.graph import MICROSOFT, add_initializer, append_node
 from qtool.passes.capabilities import Capabilities
 from qtool.passes.linear import Linear, linears, replace
 from qtool.quantize.schemes import Role, Scheme, role_of, scheme_for
-from qtool.quantize.storage import IntegerStorage
+from qtool.quantize.storage import Calibrated, integer_storage
 from qtool.storage import StoredTensor
 from qtool_targets import Target
 
@@ -16,8 +16,9 @@ from qtool_targets import Target
 class QuantizeLinear(ir.passes.InPlacePass):
     """Requires linear layers in the form of `passes.linear`; ensures MatMulNBits for every integer scheme."""
 
-    def __init__(self, target: Target, capabilities: Capabilities) -> None:
+    def __init__(self, target: Target, capabilities: Capabilities, calibrated: Calibrated) -> None:
         self._target = target
+        self._calibrated = calibrated
         self._capabilities = capabilities
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -33,7 +34,7 @@ class QuantizeLinear(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, changed)
 
     def _quantize(self, graph: ir.Graph, linear: Linear, scheme: Scheme) -> None:
-        storage = IntegerStorage(linear.storage.weight, scheme, linear.storage.dtype)
+        storage = integer_storage(linear.storage, scheme, self._calibrated)
         rows, columns = storage.weight.shape
         groups = columns // scheme.group_size
         name = linear.node.name or "linear"

@@ -38,6 +38,11 @@ class Scheme:
         return self.bits <= 8
 
     @property
+    def loses_by_rounding(self) -> bool:
+        """True for so few bits that rounding each weight to nearest costs quality."""
+        return self.bits < 8
+
+    @property
     def middle(self) -> int:
         """The zero point of a symmetric scheme."""
         return 1 << (self.bits - 1)

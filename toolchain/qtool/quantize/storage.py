@@ -1,23 +1,27 @@
-"""A weight matrix as grouped integers, computed from its source rows when it is written."""
+"""A weight matrix as grouped integers: rounded from its rows when it is written, or calibrated before."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
 from qtool.checkpoint.weight import Weight
 from qtool.quantize import rtn
 from qtool.quantize.packing import pack
+from qtool.quantize.rtn import Quantized
 from qtool.quantize.schemes import Scheme
-from qtool.storage import Part, rows_for
+from qtool.storage import FloatStorage, Part, rows_for
 
 
 @dataclass(frozen=True)
 class IntegerStorage:
-    """Packed integers, scales and (unless symmetric) packed zero points of one matrix.
+    """Packed integers, scales and (unless symmetric) packed zero points of one matrix, rounded to nearest.
 
     Parts: uint8 (out_features, in_features * bits / 8); scale_type (out_features, groups);
     uint8 (out_features, ceil(groups * bits / 8)).
@@ -49,8 +53,53 @@ class IntegerStorage:
     def compute(self, start: int, stop: int) -> tuple[npt.NDArray[Any], ...]:
         """See `qtool.storage.Storage`."""
         rows = rows_for(self.weight, start, stop, self.scale_type)
-        q, scale, zero_point = rtn.quantize(rows, self.scheme, self.scale_type.numpy())
-        packed = pack(q.reshape(len(rows), -1), self.scheme.bits)
-        if zero_point is None:
-            return packed, scale
-        return packed, scale, pack(zero_point, self.scheme.bits)
+        return packed(rtn.quantize(rows, self.scheme, self.scale_type.numpy()), self.scheme)
+
+
+@dataclass(frozen=True)
+class CalibratedStorage(IntegerStorage):
+    """The same parts, calibrated before and kept in a folder, one file each, until they are written."""
+
+    folder: Path
+
+    @property
+    def key(self) -> str:
+        """See `qtool.storage.Storage`. A calibration's integers are those of one artifact."""
+        return f"{super().key}:{self.folder}"
+
+    def append(self, quantized: Quantized) -> None:
+        """Keeps the next rows."""
+        for path, array in zip(self._files(), packed(quantized, self.scheme), strict=True):
+            with path.open("ab") as file:
+                file.write(np.ascontiguousarray(array).data)
+
+    def compute(self, start: int, stop: int) -> tuple[npt.NDArray[Any], ...]:
+        """See `qtool.storage.Storage`."""
+        arrays = []
+        for path, part in zip(self._files(), self.parts, strict=True):
+            dtype, width = part.dtype.numpy(), part.shape[1]
+            offset, count = start * part.row_bytes, (stop - start) * width
+            array = np.fromfile(path, dtype, count, offset=offset)
+            arrays.append(array.reshape(stop - start, width))
+        return tuple(arrays)
+
+    def _files(self) -> list[Path]:
+        return [self.folder / f"{self.weight.name}.{index}" for index in range(len(self.parts))]
+
+
+Calibrated = Mapping[tuple[str, Scheme], CalibratedStorage]
+"""By a matrix's name and its scheme as the target has it."""
+
+
+def integer_storage(floats: FloatStorage, scheme: Scheme, calibrated: Calibrated) -> IntegerStorage:
+    """Returns what takes the place of a float matrix: the calibrated integers, if there are any."""
+    weight = floats.weight
+    return calibrated.get((weight.name, scheme)) or IntegerStorage(weight, scheme, floats.dtype)
+
+
+def packed(quantized: Quantized, scheme: Scheme) -> tuple[npt.NDArray[Any], ...]:
+    """Returns quantized rows as ONNX Runtime reads them: the parts of `IntegerStorage`."""
+    integers = pack(quantized.q.reshape(len(quantized.q), -1), scheme.bits)
+    if quantized.zero_point is None:
+        return integers, quantized.scale
+    return integers, quantized.scale, pack(quantized.zero_point, scheme.bits)

@@ -1,0 +1,51 @@
+"""Recipes: how much a build does for quality, beyond what the target says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qtool.errors import QtoolError
+from qtool.quantize.schemes import Role, scheme_for
+from qtool_targets import Target, with_head_bits
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A choice between the time of a build, the size of the artifact, and its quality."""
+
+    name: str
+    calibrated: bool
+    """Matrices of fewer than 8 bits are calibrated on a text (GPTQ) instead of rounded to nearest."""
+    head_bits: int | None = None
+    """Bits of the LM head and the embedding, where the target has fewer."""
+
+    def apply(self, target: Target) -> Target:
+        """Returns the target with the recipe's formats."""
+        return with_head_bits(target, self.head_bits) if self.head_bits else target
+
+    def calibrates(self, target: Target) -> bool:
+        """Tells whether there is anything to calibrate in a build for `target`."""
+        return self.calibrated and any(scheme_for(target, role).loses_by_rounding for role in Role)
+
+
+FAST = Recipe("fast", calibrated=False)
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        FAST,
+        Recipe("balanced", calibrated=True),
+        Recipe("best", calibrated=True, head_bits=8),
+    )
+}
+
+
+def recipe_called(name: str) -> Recipe:
+    """Returns the recipe of this name.
+
+    Raises:
+        QtoolError: there is none.
+    """
+    if name not in RECIPES:
+        raise QtoolError(f"unknown recipe {name!r}; known: {', '.join(RECIPES)}")
+    return RECIPES[name]
