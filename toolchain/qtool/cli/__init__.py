@@ -24,6 +24,7 @@ _EXTRA_OF_MODULE = {
     "gguf": "build",
     "huggingface_hub": "build",
     "rich": "build",
+    "threadpoolctl": "build",
     "onnxruntime": "cpu",
     "optimum": "optimum",
     "torch": "optimum",
