@@ -210,7 +210,7 @@ class TestRefusals:
         [
             (b"", "is empty"),
             (b"Too short. " * 50, r"has \d+ tokens; it takes 2048 or more"),
-            (b"\x80\x00\xff" * 9000, "is not UTF-8"),
+            (b"\x80\x00\xff" * 9000, "is binary: its byte 1 is zero"),
         ],
         ids=["empty", "short", "binary"],
     )
