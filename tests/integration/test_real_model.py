@@ -25,7 +25,8 @@ pytestmark = [
 BUILD = r"""
 import json, re, sys
 from pathlib import Path
-from qtool.pipeline import plan_jobs, run_jobs
+from qtool.jobs import plan_jobs
+from qtool.pipeline import run_jobs
 jobs = plan_jobs(sys.argv[1], ["x64-int4", "x64-int8"], output=sys.argv[2], threads=2)
 artifacts = run_jobs(jobs, threads=2)
 # Not getrusage: after exec, its maximum still counts the parent's memory.

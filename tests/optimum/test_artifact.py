@@ -17,7 +17,7 @@ import pytest
 
 import qtool
 import qtool_targets
-from qtool.pipeline import plan_jobs
+from qtool.jobs import plan_jobs
 from qtool_runtime import manifest
 from qtool_runtime.integrity import find_problems
 from support.fixtures import Artifacts, Checkpoints

@@ -17,10 +17,10 @@ from qtool.checkpoint import Weight
 from qtool.cli import cli
 from qtool.errors import BudgetError, MissingExtraError, QtoolError
 from qtool.exporters import optimum
+from qtool.jobs import plan_jobs
 from qtool.models.graph import MICROSOFT, add_initializer
 from qtool.passes.linear import linears
 from qtool.passes.normalize_linear import NormalizeLinear
-from qtool.pipeline import plan_jobs
 from qtool.storage import FloatStorage, StoredTensor
 from support.fixtures import Checkpoints
 from support.tiny import write_tiny_checkpoint

@@ -10,7 +10,7 @@ import pytest
 
 import qtool
 import qtool_runtime
-from qtool.pipeline import plan_jobs
+from qtool.jobs import plan_jobs
 from support.places import real_model
 
 pytest.importorskip("optimum.exporters.onnx", reason="the exporter needs the extra 'optimum'")

@@ -67,7 +67,7 @@ MODELS = {
 @pytest.mark.parametrize("title", MODELS)
 def test_the_advice_is_what_the_plan_says(title: str) -> None:
     """Sizes and memory in the table of models and devices, to a tenth of a GB."""
-    from qtool.pipeline import plan_jobs
+    from qtool.jobs import plan_jobs
 
     targets = ("android-arm64-int4", "x64-int4", "x64-int8", "cuda-fp16")
     shared = shared_folder()

@@ -24,7 +24,7 @@ from qtool.errors import (
     QtoolError,
     SourceError,
 )
-from qtool.pipeline import plan_jobs
+from qtool.jobs import plan_jobs
 from qtool_runtime import KvFileError, manifest
 from qtool_runtime.integrity import sha256_of
 from qtool_runtime.manifest import FileEntry

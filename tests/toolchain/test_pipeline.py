@@ -11,7 +11,7 @@ import pytest
 import qtool
 import qtool_targets
 from qtool.errors import QtoolError, SourceError
-from qtool.pipeline import plan_jobs
+from qtool.jobs import plan_jobs
 from qtool_targets import TargetError
 from support.fixtures import Artifacts, Checkpoints
 

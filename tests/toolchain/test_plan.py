@@ -12,7 +12,8 @@ import pytest
 import qtool
 import qtool_targets
 from qtool.errors import BudgetError, UnsupportedModelError
-from qtool.pipeline import plan_jobs, run_jobs
+from qtool.jobs import plan_jobs
+from qtool.pipeline import run_jobs
 from qtool.plan import Plan
 from qtool_targets import Target, TargetError
 from support.fixtures import Checkpoints
@@ -91,7 +92,7 @@ class TestFromTheConfigurationAlone:
         import subprocess
 
         script = (
-            "import sys; from qtool.pipeline import plan_jobs; plan_jobs(sys.argv[1], ['x64-int4']);"
+            "import sys; from qtool.jobs import plan_jobs; plan_jobs(sys.argv[1], ['x64-int4']);"
             "print([name for name in ('onnx', 'onnxruntime', 'torch', 'tokenizers') if name in sys.modules])"
         )
         command = [sys.executable, "-c", script, str(tiny_checkpoint().folder)]

@@ -19,7 +19,8 @@ import qtool
 import qtool_runtime
 from qtool.artifact import verify
 from qtool.errors import OutputError, SourceError, UnsupportedModelError
-from qtool.pipeline import plan_jobs, run_jobs
+from qtool.jobs import plan_jobs
+from qtool.pipeline import run_jobs
 from support.fixtures import Checkpoints
 from support.sparse import write_sparse_checkpoint
 from support.tiny import write_tiny_checkpoint

@@ -18,7 +18,8 @@ import qtool_targets
 from qtool.artifact.describe import generation_defaults
 from qtool.checkpoint import open_checkpoint
 from qtool.errors import SourceError
-from qtool.pipeline import plan_jobs, run_jobs
+from qtool.jobs import plan_jobs
+from qtool.pipeline import run_jobs
 from qtool_runtime import manifest
 from qtool_runtime.genai_config import genai_config
 from support.fixtures import Artifacts, Checkpoints

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from qtool.checkpoint import Checkpoint, Weight
-from qtool.pipeline import Job, plan_jobs, run_jobs
+from qtool.jobs import Job, plan_jobs
+from qtool.pipeline import run_jobs
 from support.fixtures import Artifacts, Checkpoints
 
 from .test_reproducible import digests

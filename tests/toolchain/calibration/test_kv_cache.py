@@ -21,7 +21,7 @@ from qtool.artifact.verify import verify
 from qtool.calibration.kv_cache import largest_at_any_position
 from qtool.calibration.text import read_calibration_text
 from qtool.errors import IncompatibleRuntimeError, MissingExtraError, QtoolError, SourceError
-from qtool.pipeline import plan_jobs
+from qtool.jobs import plan_jobs
 from qtool_runtime import manifest
 from qtool_targets import TargetError
 from support.fixtures import Artifacts, Checkpoints

@@ -21,8 +21,9 @@ from qtool.calibration.text import read_calibration_text
 from qtool.checkpoint import open_checkpoint
 from qtool.checkpoint.layout import layer_shapes
 from qtool.errors import MissingExtraError, QtoolError, SourceError
+from qtool.jobs import plan_jobs
 from qtool.models import layer_graphs
-from qtool.pipeline import plan_jobs, run_jobs
+from qtool.pipeline import run_jobs
 from qtool_runtime import manifest
 from support.fixtures import Artifacts, Checkpoints
 from support.kernels import require_int8_kv_cache

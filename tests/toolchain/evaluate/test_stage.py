@@ -15,7 +15,8 @@ import qtool_targets
 from qtool.artifact.verify import verify
 from qtool.errors import GateError, GenerationError, IncompatibleRuntimeError, SourceError
 from qtool.evaluate.evaluation import evaluate
-from qtool.pipeline import Evaluation, plan_jobs, run_jobs
+from qtool.jobs import Evaluation, plan_jobs
+from qtool.pipeline import run_jobs
 from qtool.plain_text import plain_text
 from qtool.quantize import storage
 from qtool.quantize.rtn import Quantized, quantize

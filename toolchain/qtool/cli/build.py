@@ -20,7 +20,8 @@ from qtool.cli.output import (
 from qtool.cli.quality_options import QualityOptions, quality_options
 
 if TYPE_CHECKING:
-    from qtool.pipeline import Artifact, Job
+    from qtool.jobs import Job
+    from qtool.pipeline import Artifact
     from qtool.plan import Plan
 
 
@@ -102,7 +103,8 @@ def command(
     ships with qtool is compiled.
     """
     from qtool.cli.progress import progress
-    from qtool.pipeline import plan_jobs, run_jobs
+    from qtool.jobs import plan_jobs
+    from qtool.pipeline import run_jobs
 
     started = time.perf_counter()
     targets = qtool_targets.names() if target == "all" else [target]

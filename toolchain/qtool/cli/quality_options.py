@@ -13,7 +13,7 @@ import click
 from qtool_targets import Gates
 
 if TYPE_CHECKING:
-    from qtool.pipeline import Evaluation
+    from qtool.jobs import Evaluation
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class QualityOptions:
         """
         if not self.evaluate and self.text is None and self.tokens is None:
             return None
-        from qtool.pipeline import Evaluation
+        from qtool.jobs import Evaluation
         from qtool.plain_text import read_plain_text
 
         return Evaluation(None if self.text is None else read_plain_text(self.text), self.tokens)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 import qtool_targets
 from qtool.errors import GateError, UnsupportedModelError
-from qtool.pipeline import Job
+from qtool.jobs import Job
 from qtool.plan import make_plan
 from qtool_runtime.manifest import Manifest, Quality
 from qtool_targets import Gates, Target

@@ -15,7 +15,8 @@ from qtool.checkpoint import Checkpoint
 from qtool.checkpoint.weight import Weight
 from qtool.errors import OutputError, SourceError
 from qtool.evaluate.weights import artifact_weights
-from qtool.pipeline import Job, Progress, open_source, run_jobs
+from qtool.jobs import Job, open_source
+from qtool.pipeline import Progress, run_jobs
 from qtool.plan import Plan, make_plan
 from qtool_runtime import manifest
 from qtool_runtime.integrity import check_files

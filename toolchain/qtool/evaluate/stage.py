@@ -18,7 +18,8 @@ from qtool.evaluate.measure import WINDOW, SessionReader
 from qtool.evaluate.reference import PROVIDER, check_disk, checkpoint_reference
 from qtool.evaluate.report import quality
 from qtool.evaluate.text import check_count, evaluation_tokens, nano_text, own_text
-from qtool.pipeline import Job, Progress
+from qtool.jobs import Job
+from qtool.pipeline import Progress
 from qtool_runtime import load
 from qtool_runtime.compatibility import PROVIDERS, check_available
 from qtool_runtime.manifest import Manifest, Quality

@@ -1,0 +1,200 @@
+"""What is to be built: the source, the target and all choices, checked and planned before any work."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+import qtool_targets
+from qtool.calibration.text import (
+    FEWEST_TOKENS,
+    FEWEST_TOKENS_FOR_WEIGHTS,
+    CalibrationText,
+    read_calibration_text,
+)
+from qtool.checkpoint import Checkpoint, open_checkpoint
+from qtool.errors import QtoolError
+from qtool.plain_text import PlainText
+from qtool.plan import Plan, make_plan
+from qtool.quantize.recipes import FAST, Recipe, recipe_called
+from qtool_targets import Gates, Target, TargetError
+
+if TYPE_CHECKING:
+    from qtool.bake import SystemPrompt
+
+EXPORTERS = ("native", "optimum")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How artifacts are compared with their source during a build."""
+
+    text: PlainText | None = None
+    """What both read; None for the text that ships with qtool."""
+    tokens: int | None = None
+    """Predictions to compare; None for the usual number."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One artifact to be built."""
+
+    checkpoint: Checkpoint
+    target: Target
+    context: int
+    exporter: str
+    output: Path
+    plan: Plan
+    recipe: Recipe = FAST
+    calibration: CalibrationText | None = None
+    """What to measure on; None where nothing is."""
+    system_prompt: SystemPrompt | None = None
+    """What is baked in, so that conversations with it start sooner."""
+    evaluation: Evaluation | None = None
+    """How to compare it with its source; None where that is not done."""
+
+    def windows(self) -> NDArray[np.int64] | None:
+        """Cuts the calibration text into token ids of shape (windows, tokens)."""
+        if self.calibration is None:
+            return None
+        fewest = FEWEST_TOKENS_FOR_WEIGHTS if self.recipe.calibrates(self.target) else FEWEST_TOKENS
+        tokenizer = self.checkpoint.tokenizer_files()["tokenizer.json"]
+        return self.calibration.windows(tokenizer, self.context, fewest)
+
+
+def plan_jobs(
+    model: str | Path | None,
+    targets: Sequence[str | Path | Target],
+    *,
+    output: str | Path | None = None,
+    context: int | None = None,
+    exporter: str = "native",
+    kv_cache: str | None = None,
+    recipe: str = "fast",
+    calibration: str | Path | None = None,
+    bake_prompt: str | Path | None = None,
+    gates: Gates | None = None,
+    evaluation: Evaluation | None = None,
+    threads: int | None = None,
+    plan_only: bool = False,
+) -> list[Job]:
+    """Opens the source and plans an artifact for each target; reads no tensor.
+
+    With several targets, `output` is the parent of the folders NAME-TARGET. With `plan_only`, weights
+    are neither downloaded nor looked for: a folder with a config.json will do. Such jobs cannot be run.
+    """
+    if exporter not in EXPORTERS:
+        raise QtoolError(f"unknown exporter {exporter!r}; known: {', '.join(EXPORTERS)}")
+    chosen = recipe_called(recipe)
+    loaded = [
+        qtool_targets.with_gates(chosen.apply(_target(item, kv_cache, exporter)), gates or Gates())
+        for item in targets
+    ]
+    text = _calibration_text(loaded, chosen, calibration)
+    checkpoint = open_source(model, configuration_only=plan_only)
+    prompt = _system_prompt(bake_prompt, checkpoint)
+    jobs = []
+    for target in loaded:
+        tokens = _context(checkpoint, target, context)
+        folder = Path(f"{checkpoint.name}-{target.name}")
+        if output is not None:
+            folder = Path(output) / folder if len(targets) > 1 else Path(output)
+        size = checkpoint.tokenizer_bytes
+        calibrated = text if _is_calibrated(target, chosen) else None
+        plan = make_plan(
+            checkpoint.config,
+            target,
+            tokens,
+            size,
+            threads_or_all(threads),
+            recipe=chosen,
+            exporter=exporter,
+            system_prompt=prompt,
+        )
+        measured = evaluation or (Evaluation() if target.gates.ask_for_quality else None)
+        jobs.append(
+            Job(checkpoint, target, tokens, exporter, folder, plan, chosen, calibrated, prompt, measured)
+        )
+    return jobs
+
+
+def open_source(model: str | Path | None, *, configuration_only: bool = False) -> Checkpoint:
+    """Opens a model's checkpoint; None is the embedded nano model. See `open_checkpoint`."""
+    if model is None:
+        from qtool.nano import model_path
+
+        checkpoint = replace(open_checkpoint(str(model_path())), name="nano", kind="embedded", id="nano")
+    else:
+        checkpoint = open_checkpoint(str(model), configuration_only=configuration_only)
+    # Every artifact of a run needs these; the hashes take a pass over the whole source.
+    return replace(
+        checkpoint, sha256=cache(checkpoint.sha256), tokenizer_files=cache(checkpoint.tokenizer_files)
+    )
+
+
+def _target(item: str | Path | Target, kv_cache: str | None, exporter: str) -> Target:
+    target = item if isinstance(item, Target) else qtool_targets.load(item)
+    if kv_cache is not None:
+        target = qtool_targets.with_kv_cache(target, kv_cache)
+    if target.precision.kv_cache == "int8" and exporter != "native":
+        raise TargetError(
+            f"target {target.name}: an int8 KV cache needs an attention operator that the exporter"
+            f" {exporter!r} does not write",
+            hint="Use the native exporter, or leave the cache in floats.",
+        )
+    return target
+
+
+def _calibration_text(
+    targets: Sequence[Target], recipe: Recipe, path: str | Path | None
+) -> CalibrationText | None:
+    """Reads the text, if any target is calibrated."""
+    if any(_is_calibrated(target, recipe) for target in targets):
+        return read_calibration_text(path)
+    if path is not None:
+        raise QtoolError(
+            f"the calibration text {path} would not be used: nothing is calibrated",
+            hint="Add --recipe balanced (for a target of fewer than 8 bits) or --kv-cache int8, or leave the"
+            " text away.",
+        )
+    return None
+
+
+def _is_calibrated(target: Target, recipe: Recipe) -> bool:
+    return recipe.calibrates(target) or target.precision.kv_cache == "int8"
+
+
+def _system_prompt(path: str | Path | None, checkpoint: Checkpoint) -> SystemPrompt | None:
+    if path is None:
+        return None
+    from qtool.bake import prepare  # a template engine, and the runtime
+
+    return prepare(path, checkpoint)
+
+
+def _context(checkpoint: Checkpoint, target: Target, asked: int | None) -> int:
+    """Decides the context: what was asked for, else the target's default within the model's maximum."""
+    most = checkpoint.config.max_position_embeddings
+    if asked is None:
+        return min(target.memory.context, most)
+    if not 0 < asked <= most:
+        raise TargetError(
+            f"the context {asked} is not between 1 and {most}, the maximum of {checkpoint.name}",
+            hint=f"Pass --context {most} or less.",
+        )
+    return asked
+
+
+def threads_or_all(asked: int | None) -> int:
+    """Returns the threads that were asked for, or as many as this process has processors."""
+    if asked is not None:
+        return max(1, asked)
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else (os.cpu_count() or 1)
