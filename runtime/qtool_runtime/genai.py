@@ -27,6 +27,7 @@ from qtool_runtime.errors import ArtifactError, GenerationError, IncompatibleRun
 from qtool_runtime.genai_config import FILE_NAME, genai_config
 from qtool_runtime.kv_cache import CacheLayout, Snapshot, check_room, check_truncation
 from qtool_runtime.manifest import Manifest
+from qtool_runtime.sole_use import SoleUse
 from qtool_runtime.threads import Threads
 
 PREFILL_CHUNK = 64
@@ -69,6 +70,7 @@ class GenaiSession:
         self._engine = engine
         self.deadline: float | None = None
         self.length = 0
+        self._sole_use = SoleUse("session")
         self._cancelled = threading.Event()
         self._generator: Any = engine.package.Generator(
             engine.model, engine.package.GeneratorParams(engine.model)
@@ -96,24 +98,8 @@ class GenaiSession:
 
     def forward(self, token_ids: Sequence[int] | NDArray[np.int64], rows: int = 1) -> NDArray[np.float32]:
         """Reads tokens, piece by piece; see `engine.Session`."""
-        if self._generator is None:
-            raise GenerationError("the session is closed", hint="Start another generation.")
-        tokens = np.ascontiguousarray(token_ids, np.int64).reshape(-1)
-        if rows != 1 or not tokens.size:
-            raise GenerationError(
-                f"{rows} rows of logits were asked for {tokens.size} tokens; valid: 1, for at least 1 token",
-                hint='Several rows need engine="onnxruntime".',
-            )
-        self._check_ids(tokens)
-        check_room(self.length, tokens.size, self.context)
-        for start in range(0, tokens.size, PREFILL_CHUNK):
-            if self._cancelled.is_set():
-                raise Cancelled("the generation was cancelled")
-            if self.deadline is not None and time.perf_counter() >= self.deadline:
-                raise DeadlinePassed("the time for this generation is up")
-            self._read(tokens[start : start + PREFILL_CHUNK].astype(np.int32))
-        logits: NDArray[np.float32] = self._generator.get_logits().reshape(-1, self._engine.vocab_size)[-1:]
-        return logits
+        with self._sole_use:
+            return self._forward(np.ascontiguousarray(token_ids, np.int64).reshape(-1), rows)
 
     def announce(self, token_id: int) -> None:
         """Nothing to prepare: a session reads alone."""
@@ -156,6 +142,26 @@ class GenaiSession:
         if outside.size:
             last = self._engine.vocab_size - 1
             raise GenerationError(f"the token id {outside[0]} is not the model's; valid: 0 to {last}")
+
+    def _forward(self, tokens: NDArray[np.int64], rows: int) -> NDArray[np.float32]:
+        """Reads tokens of shape (count,), and returns the last row of logits."""
+        if self._generator is None:
+            raise GenerationError("the session is closed", hint="Start another generation.")
+        if rows != 1 or not tokens.size:
+            raise GenerationError(
+                f"{rows} rows of logits were asked for {tokens.size} tokens; valid: 1, for at least 1 token",
+                hint='Several rows need engine="onnxruntime".',
+            )
+        self._check_ids(tokens)
+        check_room(self.length, tokens.size, self.context)
+        for start in range(0, tokens.size, PREFILL_CHUNK):
+            if self._cancelled.is_set():
+                raise Cancelled("the generation was cancelled")
+            if self.deadline is not None and time.perf_counter() >= self.deadline:
+                raise DeadlinePassed("the time for this generation is up")
+            self._read(tokens[start : start + PREFILL_CHUNK].astype(np.int32))
+        logits: NDArray[np.float32] = self._generator.get_logits().reshape(-1, self._engine.vocab_size)[-1:]
+        return logits
 
     def _read(self, tokens: NDArray[np.int32]) -> None:
         """Runs the model over `tokens`. A failure closes the session: what is cached then is not known."""

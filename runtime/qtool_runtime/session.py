@@ -15,6 +15,7 @@ from qtool_runtime.engine import Cancelled, DeadlinePassed
 from qtool_runtime.errors import GenerationError
 from qtool_runtime.graph import LoadedGraph
 from qtool_runtime.kv_cache import KvCache, Snapshot, new_cache
+from qtool_runtime.sole_use import SoleUse
 
 
 class OnnxSession:
@@ -30,6 +31,7 @@ class OnnxSession:
         self._graph = graph
         self.deadline: float | None = None
         self._closed = False
+        self._sole_use = SoleUse("session")
         self._damaged = False
         self._cache = cache or new_cache(graph.cache_layout, graph.context)
         self._binding: Any = graph.inference.io_binding()
@@ -68,20 +70,8 @@ class OnnxSession:
 
     def forward(self, token_ids: Sequence[int] | NDArray[np.int64], rows: int = 1) -> NDArray[np.float32]:
         """Reads tokens, in chunks, so that memory does not grow with the prompt; see `engine.Session`."""
-        self.check()
-        tokens = np.ascontiguousarray(token_ids, np.int64).reshape(1, -1)
-        count = tokens.shape[1]
-        if not 1 <= rows <= count:
-            raise GenerationError(f"{rows} rows of logits were asked for {count} tokens; valid: 1 to {count}")
-        self._cache.reserve(self._binding, count)
-        kept = []
-        for start, end in _chunks(count, self._graph.prefill_chunk):
-            self.check()
-            wanted = min(rows - (count - end), end - start)
-            logits = self._run(tokens[:, start:end], max(wanted, 1))
-            if wanted > 0:
-                kept.append(logits.copy() if end < count else logits)
-        return kept[0] if len(kept) == 1 else np.concatenate(kept)
+        with self._sole_use:
+            return self._forward(np.ascontiguousarray(token_ids, np.int64).reshape(1, -1), rows)
 
     def check(self) -> None:
         """Refuses a forward pass that should not begin.
@@ -127,6 +117,22 @@ class OnnxSession:
         """Stops a forward pass that runs in another thread, and refuses further ones."""
         self._cancelled.set()
         self._run_options.terminate = True
+
+    def _forward(self, tokens: NDArray[np.int64], rows: int) -> NDArray[np.float32]:
+        """Reads tokens of shape (1, count), and returns the last rows of logits."""
+        self.check()
+        count = tokens.shape[1]
+        if not 1 <= rows <= count:
+            raise GenerationError(f"{rows} rows of logits were asked for {count} tokens; valid: 1 to {count}")
+        self._cache.reserve(self._binding, count)
+        kept = []
+        for start, end in _chunks(count, self._graph.prefill_chunk):
+            self.check()
+            wanted = min(rows - (count - end), end - start)
+            logits = self._run(tokens[:, start:end], max(wanted, 1))
+            if wanted > 0:
+                kept.append(logits.copy() if end < count else logits)
+        return kept[0] if len(kept) == 1 else np.concatenate(kept)
 
     def _run(self, tokens: NDArray[np.int64], rows: int) -> NDArray[np.float32]:
         """Runs the graph once over `tokens` of shape (1, count), and returns (rows, vocab_size)."""

@@ -13,6 +13,7 @@ from qtool_runtime.asynchronous import steps_in_thread
 from qtool_runtime.engine import Cancelled, Session
 from qtool_runtime.generate import GenerationResult
 from qtool_runtime.logprobs import TokenLogprobs
+from qtool_runtime.sole_use import SoleUse
 from qtool_runtime.text import StopStrings, StreamDecoder
 from qtool_runtime.tools import MalformedToolCall, ToolCall
 
@@ -53,6 +54,7 @@ class TextStream(Iterator[str]):
         self._session = session
         self._result = result
         self._others = tuple(others)
+        self._sole_use = SoleUse("answer")
         self._past: list[Event] = []
         self._ready: deque[Event] = deque()
         self._steps = _steps(
@@ -125,9 +127,10 @@ class TextStream(Iterator[str]):
         Raises:
             GenerationError: the generation failed.
         """
-        events = next(self._steps, None)
-        self._past.extend(events or ())
-        self._ready.extend(events or ())
+        with self._sole_use:
+            events = next(self._steps, None)
+            self._past.extend(events or ())
+            self._ready.extend(events or ())
         return events is not None
 
     def read(self) -> str:
@@ -202,7 +205,8 @@ class TextStream(Iterator[str]):
 
     def close(self) -> None:
         """Ends the generation, from the iterating thread, and frees its KV cache."""
-        self._steps.close()
+        with self._sole_use:
+            self._steps.close()
         if self._result.stop_reason is None:  # closed before its start
             self._result.stop_reason = "cancelled"
         self._session.close()

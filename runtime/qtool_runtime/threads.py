@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,13 +44,16 @@ def default_threads(root: Path = Path("/")) -> int:
     """Returns the CPUs that this process may keep busy, at least 1.
 
     All logical CPUs count: on virtual machines two of them are often one core's, and the INT4 kernels still
-    gain from the second.
+    gain from the second. But of a processor with large and small cores only the large ones count: the threads
+    share each matrix evenly, so that all would wait for the slowest.
 
     Args:
         root: where /proc and /sys are; tests give another.
     """
-    has_affinity = hasattr(os, "sched_getaffinity")  # Linux and Android
-    available = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):  # Linux and Android
+        available = len(large_cores(os.sched_getaffinity(0), root))
+    else:
+        available = os.cpu_count() or 1
     quota = cpu_quota(root)
     return max(1, min(available, available if quota is None else math.ceil(quota)))
 
@@ -71,6 +75,21 @@ def check_threads(count: int | None, spin: int | None) -> Threads:
             f"spin is {spin!r}; valid: None, or microseconds from 0 (never) to {MAXIMUM_SPIN}"
         )
     return Threads(count, spin)
+
+
+def large_cores(processors: Iterable[int], root: Path = Path("/")) -> list[int]:
+    """Returns those of the processors that are at least half as fast as the fastest of them.
+
+    The kernel's own estimate is used (`cpu_capacity`, on Arm and on hybrid x86), else the highest frequency.
+    Where it tells neither of a processor, all are taken.
+    """
+    numbers = sorted(processors)
+    for name in ("cpu_capacity", "cpufreq/cpuinfo_max_freq"):
+        texts = [_read(root / f"sys/devices/system/cpu/cpu{number}" / name).strip() for number in numbers]
+        if all(text.isdigit() for text in texts):
+            speeds = [int(text) for text in texts]
+            return [number for number, speed in zip(numbers, speeds, strict=True) if 2 * speed >= max(speeds)]
+    return numbers
 
 
 def cpu_quota(root: Path = Path("/")) -> float | None:

@@ -9,7 +9,14 @@ import pytest
 
 from qtool_runtime import load
 from qtool_runtime.errors import GenerationError
-from qtool_runtime.threads import DEFAULT_SPIN, Threads, check_threads, cpu_quota, default_threads
+from qtool_runtime.threads import (
+    DEFAULT_SPIN,
+    Threads,
+    check_threads,
+    cpu_quota,
+    default_threads,
+    large_cores,
+)
 
 
 def tree(root: Path, files: dict[str, str]) -> Path:
@@ -118,3 +125,29 @@ def test_spinning_is_settable_up_to_the_session(artifact: Path) -> None:
             options = model._engine.graph.inference.get_session_options()
             assert options.intra_op_num_threads == 2
             assert options.get_session_config_entry("session.intra_op.allow_spinning") == awake
+
+
+@pytest.mark.parametrize(
+    ("name", "speeds", "expected"),
+    [
+        ("cpu_capacity", [380, 380, 380, 380, 870, 870, 870, 1024], [4, 5, 6, 7]),
+        ("cpu_capacity", [1024] * 8, list(range(8))),
+        ("cpufreq/cpuinfo_max_freq", [1_800_000, 1_800_000, 3_000_000, 4_000_000], [2, 3]),
+        ("cpufreq/cpuinfo_max_freq", [2_000_000, 2_400_000], [0, 1]),
+        ("unknown", [1, 2, 3], [0, 1, 2]),
+    ],
+)
+def test_only_large_cores_count(tmp_path: Path, name: str, speeds: list[int], expected: list[int]) -> None:
+    for number, speed in enumerate(speeds):
+        path = tmp_path / f"sys/devices/system/cpu/cpu{number}" / name
+        path.parent.mkdir(parents=True)
+        path.write_text(f"{speed}\n")
+    assert large_cores(range(len(speeds)), tmp_path) == expected
+
+
+def test_a_process_that_is_bound_to_small_cores_takes_them_all(tmp_path: Path) -> None:
+    for number, speed in enumerate([380, 380, 1024]):
+        path = tmp_path / f"sys/devices/system/cpu/cpu{number}/cpu_capacity"
+        path.parent.mkdir(parents=True)
+        path.write_text(str(speed))
+    assert large_cores([0, 1], tmp_path) == [0, 1]
