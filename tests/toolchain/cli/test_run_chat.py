@@ -94,6 +94,31 @@ class TestRun:
         assert 0 < report["tokens"] <= 8
         assert report["kv_cache_bytes"] > 0
 
+    def test_several_answers(self, invoke: Invoke, artifact: Path) -> None:
+        options = ["--temperature", 1, "--seed", 3, "-n", 6, "--candidates", 3]
+        reports = json.loads(invoke("run", artifact, "Hello", *options, "--json").stdout)
+        with qtool_runtime.load(artifact) as model:
+            stream = model.chat(
+                [{"role": "user", "content": "Hello"}], temperature=1, seed=3, max_tokens=6, candidates=3
+            )
+            assert [report["text"] for report in reports] == stream.candidates.read()
+        result = invoke("run", artifact, "Hello", *options)
+        assert result.stdout == "".join(report["text"] + "\n" for report in reports)
+        assert "answer 3 of 3" in result.stderr
+
+    def test_log_probabilities(self, invoke: Invoke, artifact: Path) -> None:
+        report = json.loads(invoke("run", artifact, "Hello", *GREEDY, "--logprobs", 2, "--json").stdout)
+        assert len(report["logprobs"]) == report["tokens"]
+        first = report["logprobs"][0]
+        assert first["logprob"] == first["alternatives"][0]["logprob"] < 0
+        assert len(first["alternatives"]) == 2
+        banned = ["--ban", first["token_id"]]
+        other = json.loads(
+            invoke("run", artifact, "Hello", *GREEDY, *banned, "--logprobs", 0, "--json").stdout
+        )
+        assert other["logprobs"][0]["token_id"] == first["alternatives"][1]["token_id"]
+        assert invoke("run", artifact, "Hello", "--logprobs", 2).exit_code == 2
+
     def test_stats_are_on_stderr(self, invoke: Invoke, artifact: Path, expected: Any) -> None:
         result = invoke("run", artifact, "Hello world", *GREEDY, "--stats")
         assert result.stdout == expected(("user", "Hello world")) + "\n"

@@ -11,6 +11,7 @@ import click
 
 if TYPE_CHECKING:
     from qtool_runtime import Model, TextStream, ToolCall
+    from qtool_runtime.text import Tokenizer
 
 
 def opening_messages(model: Model, system: str | None) -> list[dict[str, Any]]:
@@ -76,6 +77,20 @@ def describe_answer(stream: TextStream) -> dict[str, Any]:
         "drafted_tokens": result.drafted_tokens,
         "accepted_tokens": result.accepted_tokens,
     }
+
+
+def describe_logprobs(stream: TextStream, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    """Returns the records of an answer's tokens as JSON data; part of a character reads as U+FFFD."""
+
+    def describe(token_id: int, logprob: float) -> dict[str, Any]:
+        text = tokenizer.token_bytes(token_id).decode("utf-8", "replace")
+        return {"token_id": token_id, "text": text, "logprob": round(logprob, 5)}
+
+    return [
+        describe(record.token_id, record.logprob)
+        | {"alternatives": [describe(other.token_id, other.logprob) for other in record.alternatives]}
+        for record in stream.logprobs
+    ]
 
 
 def describe_call(call: ToolCall) -> dict[str, Any]:

@@ -70,6 +70,14 @@ _OPTIONS = (
         callback=_read_bias,
         help="Adds VALUE to the logit of a token; may be given several times.",
     ),
+    click.option(
+        "--ban",
+        "banned_ids",
+        type=int,
+        multiple=True,
+        metavar="ID",
+        help="Never choose this token; may be given several times.",
+    ),
     click.option("--seed", type=int, help="Makes sampling reproducible."),
     click.option("--stop", multiple=True, help="End before this text; may be given several times."),
     click.option(
