@@ -11,20 +11,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import qtool_runtime
+import numpy as np
+
 from qtool.checkpoint import Checkpoint, QwenConfig
 from qtool.checkpoint.files import SourceFile, shown
 from qtool.errors import ContextLimitError, IncompatibleRuntimeError, SourceError
 from qtool.plan import with_system_prompt
-from qtool_runtime import manifest as contract
 from qtool_runtime.chat import ChatTemplate
 from qtool_runtime.compatibility import PROVIDERS, import_onnxruntime
 from qtool_runtime.conversation import encode_opening
 from qtool_runtime.integrity import sha256_of
 from qtool_runtime.kv_file import Header, file_bytes
 from qtool_runtime.manifest import BakedPrompt, FileEntry, Manifest
-from qtool_runtime.saved_prefix import MAXIMUM_TEXT_BYTES
+from qtool_runtime.onnx_engine import open_onnxruntime
+from qtool_runtime.prefix_memory import PrefixMemory
+from qtool_runtime.saved_prefix import MAXIMUM_TEXT_BYTES, PrefixFiles
 from qtool_runtime.text import Tokenizer
+from qtool_runtime.threads import check_threads
 from qtool_targets import Target
 
 TEXT_FILE, KV_FILE = "system_prompt.txt", "system_prompt.kv"
@@ -107,34 +110,34 @@ def check_bake(prompt: SystemPrompt, target: Target, context: int) -> None:
 
 
 def bake(folder: Path, document: Manifest, prompt: SystemPrompt, threads: int) -> Manifest:
-    """Adds a system prompt to an artifact, and describes it in its manifest.
+    """Adds a system prompt to an artifact.
 
     Args:
-        folder: a whole artifact.
-        document: its manifest.
+        folder: the artifact, whole but for its manifest.
+        document: what that will be.
         prompt: what to bake.
         threads: processor threads.
 
     Returns:
-        The manifest as it is now.
+        The manifest with the prompt.
 
     Raises:
         IncompatibleRuntimeError: the installed onnxruntime cannot run the artifact.
     """
-    with qtool_runtime.load(folder, threads=threads, prefix_memory=0, huge_pages=False) as model:
-        model.save_prefix(folder / KV_FILE, prompt.token_ids)
+    # Without `load`: there is no manifest in the folder before everything is known.
+    engine = open_onnxruntime(folder, document, None, check_threads(threads, None), document.context)
+    files = PrefixFiles.of(document, engine, PrefixMemory(0))
+    files.save(folder / KV_FILE, np.array(prompt.token_ids, np.int64), (), engine.new_sessions(1))
     (folder / TEXT_FILE).write_bytes(prompt.text.encode())
     new = [folder / KV_FILE, folder / TEXT_FILE]
     entries = [FileEntry(path.name, path.stat().st_size, sha256_of(path)) for path in new]
     memory = with_system_prompt(document.memory, sum(entry.size for entry in entries))
-    document = replace(
+    return replace(
         document,
         files=tuple(sorted([*document.files, *entries], key=lambda entry: entry.path)),
         baked_prompt=BakedPrompt(TEXT_FILE, KV_FILE, len(prompt.token_ids)),
         memory=memory,
     )
-    (folder / contract.FILE_NAME).write_text(document.to_json(), encoding="utf-8", newline="\n")
-    return document
 
 
 def _read(path: Path) -> str:

@@ -198,14 +198,12 @@ def _calibrate_cache(
 
 
 def _bake_prompt(job: Job, manifest: Manifest, folder: Path, threads: int, report: Progress) -> Manifest:
-    """Reads the system prompt with the finished artifact, if there is one."""
+    """Reads the system prompt with the compiled graph, if there is one."""
     if job.system_prompt is None:
         return manifest
-    from qtool.artifact.package import write_manifest
     from qtool.bake import bake
 
     report("bake", 0, 0)
-    write_manifest(folder, manifest)  # the artifact is loaded
     return bake(folder, manifest, job.system_prompt, threads)
 
 
