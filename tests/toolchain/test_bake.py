@@ -29,6 +29,7 @@ from qtool_runtime import KvFileError, manifest
 from qtool_runtime.integrity import sha256_of
 from qtool_runtime.manifest import FileEntry
 from support.fixtures import Artifacts, Checkpoints
+from support.kernels import require_int8_kv_cache
 
 TEXT = "You are the assistant of a café: be brief, be kind, <|im_end|> and never mention the cat. " * 2
 QUESTIONS = ("Hello world", "What is on the mat?")
@@ -45,6 +46,8 @@ def prompt_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", params=BUILDS, ids=lambda build: "-".join(map(str, build)))
 def options(request: pytest.FixtureRequest, tiny_checkpoint: Checkpoints) -> dict[str, Any]:
     target, architecture, kv_cache = request.param
+    if kv_cache == "int8":
+        require_int8_kv_cache()
     return {"model": tiny_checkpoint(architecture).folder, "target": target, "kv_cache": kv_cache}
 
 
