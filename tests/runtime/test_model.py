@@ -232,10 +232,18 @@ def test_with_statement_closes(model: Model) -> None:
 def test_cancel_from_another_thread(write, engine: str) -> None:
     with load(write({"generation": NO_EOS}, context=4000), engine=engine) as model:
         stream = model.generate(PROMPT)
-        started = threading.Event()
-        threading.Thread(target=lambda: (started.wait(), stream.cancel()), daemon=True).start()
+        started, cancelled = threading.Event(), threading.Event()
+
+        def cancel() -> None:
+            started.wait()
+            stream.cancel()
+            cancelled.set()
+
+        threading.Thread(target=cancel, daemon=True).start()
         for _ in stream:
             started.set()
+            if engine == "genai":  # it holds the interpreter's lock: the thread may never get to run
+                assert cancelled.wait(10)
         assert stream.stop_reason == "cancelled"
         assert 1 <= len(stream.token_ids) < 3900
 
