@@ -36,11 +36,7 @@ def command(
     system: str | None,
     raw: bool,
     at_once: int,
-    engine: str,
-    context: int | None,
-    threads: int | None,
-    spin: int | None,
-    provider: str | None,
+    loading: dict[str, Any],
     thinking: bool | None,
     thinking_budget: int | None,
     tools: list[Any] | None,
@@ -55,9 +51,7 @@ def command(
 
     text = sys.stdin.read() if str(prompts) == "-" else prompts.read_text("utf-8", errors="replace")
     lines = [line.rstrip("\r\n") for line in io.StringIO(text)]
-    with qtool_runtime.load(
-        artifact, engine=engine, context=context, threads=threads, spin=spin, provider=provider
-    ) as model:
+    with qtool_runtime.load(artifact, **loading) as model:
         if raw:
             answers = model.generate_batch(lines, at_once=at_once, **options)
         else:

@@ -35,11 +35,7 @@ def command(
     artifact: Path,
     system: str | None,
     state: Path | None,
-    engine: str,
-    context: int | None,
-    threads: int | None,
-    spin: int | None,
-    provider: str | None,
+    loading: dict[str, Any],
     **options: Any,
 ) -> None:
     """Talk with the model in ARTIFACT, turn by turn.
@@ -52,11 +48,11 @@ def command(
     resumed = state is not None and state.exists()
     if resumed and system is not None:
         raise click.UsageError(f"--system is for a new conversation; {state} has one.")
-    if state is not None and engine != "onnxruntime":
-        raise click.UsageError(f"--state needs keys and values, which the engine {engine} does not give.")
-    with qtool_runtime.load(
-        artifact, engine=engine, context=context, threads=threads, spin=spin, provider=provider
-    ) as model:
+    if state is not None and loading["engine"] != "onnxruntime":
+        raise click.UsageError(
+            f"--state needs keys and values, which the engine {loading['engine']} does not give."
+        )
+    with qtool_runtime.load(artifact, **loading) as model:
         click.echo(f"{model.manifest.name}, {model.context:,} tokens of context. {_HELP}", err=True)
         opening = opening_messages(model, system)
         messages = model.load_prefix(state).messages if state is not None and resumed else list(opening)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -31,11 +32,7 @@ def command(
     max_time_to_first_token: float | None,
     min_decode_rate: float | None,
     max_resident_bytes: float | None,
-    engine: str,
-    context: int | None,
-    threads: int | None,
-    spin: int | None,
-    provider: str | None,
+    loading: dict[str, Any],
     as_json: bool,
 ) -> None:
     """Load ARTIFACT, generate a few tokens twice, and judge what comes.
@@ -44,9 +41,7 @@ def command(
     """
     import qtool_runtime
 
-    with qtool_runtime.load(
-        artifact, engine=engine, context=context, threads=threads, spin=spin, provider=provider
-    ) as model:
+    with qtool_runtime.load(artifact, **loading) as model:
         report = model.health(
             max_time_to_first_token=max_time_to_first_token,
             min_decode_rate=min_decode_rate,

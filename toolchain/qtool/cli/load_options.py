@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from qtool_runtime.engines import ENGINES
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+_NAMES = ("engine", "context", "threads", "spin", "provider")
 
 _OPTIONS = (
     click.option(
@@ -39,8 +40,14 @@ _OPTIONS = (
 )
 
 
-def load_options(function: Function) -> Function:
-    """Adds the options to a command, in order."""
+def load_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Adds the options to a command, in order; it gets them as `loading`, for `qtool_runtime.load`."""
+
+    @functools.wraps(function)
+    def with_loading(**options: Any) -> None:
+        loading = {name: options.pop(name) for name in _NAMES}
+        function(loading=loading, **options)
+
     for option in reversed(_OPTIONS):
-        function = option(function)
-    return function
+        with_loading = option(with_loading)
+    return with_loading

@@ -44,11 +44,7 @@ def command(
     stats: bool,
     candidates: int,
     logprobs: int | None,
-    engine: str,
-    context: int | None,
-    threads: int | None,
-    spin: int | None,
-    provider: str | None,
+    loading: dict[str, Any],
     thinking: bool | None,
     thinking_budget: int | None,
     tools: list[Any] | None,
@@ -77,9 +73,7 @@ def command(
         raise click.UsageError("--logprobs needs --json.")
     sampling |= {"candidates": candidates, "logprobs": logprobs}
     text = sys.stdin.read() if prompt == "-" else prompt
-    with qtool_runtime.load(
-        artifact, engine=engine, context=context, threads=threads, spin=spin, provider=provider
-    ) as model:
+    with qtool_runtime.load(artifact, **loading) as model:
         if raw:
             stream = model.generate(text, **sampling)
         else:
