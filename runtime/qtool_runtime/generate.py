@@ -112,6 +112,10 @@ def generate(
     reader = Reader(session, speculate=speculate)
     forced: deque[int] = deque()
     chosen = True
+
+    def certain() -> Sequence[int]:
+        return tuple(forced) or sampler.forced_continuation()
+
     started = time.perf_counter()
     if deadline is not None:
         session.deadline = started + deadline
@@ -137,8 +141,7 @@ def generate(
                 result.stop_reason = "length"
                 return
             started = time.perf_counter()
-            certain = (forced or sampler.forced_continuation()) if reader.speculates else ()
-            found = _read_on(reader, result.token_ids, tuple(certain), max_tokens, make_room)
+            found = _read_on(reader, result.token_ids, certain, max_tokens, make_room)
             if found is None:
                 result.stop_reason = "context"
                 return
@@ -164,7 +167,7 @@ def generate(
 def _read_on(
     reader: Reader,
     answer: list[int],
-    certain: Sequence[int],
+    certain: Callable[[], Sequence[int]],
     max_tokens: int | None,
     make_room: MakeRoom | None,
 ) -> NDArray[np.float32] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,18 +68,14 @@ class Reader:
         self._guess, self._match, self._ahead = [], 0, self._ahead[:0]
         return self.read(self._prompt.instead(token_ids))
 
-    @property
-    def speculates(self) -> bool:
-        """Whether tokens can be read ahead."""
-        return self._lookup is not None
-
-    def after(self, token: int, wanted: int, certain: Sequence[int] = ()) -> Logits:
+    def after(self, token: int, wanted: int, certain: Callable[[], Sequence[int]]) -> Logits:
         """Reads a token, and returns the logits of what follows it.
 
         Args:
             token: the next token of the answer.
             wanted: how many tokens may still follow it.
-            certain: tokens that will follow it, if that is known: a better draft than any guess.
+            certain: returns the tokens that will follow it, as far as that is known: a better draft than any
+                guess. Only called where a draft is wanted.
 
         Returns:
             Shape (vocab_size,). The next call may overwrite them.
@@ -113,15 +109,17 @@ class Reader:
         if self._session.length > len(self._tokens):
             self._session.truncate(len(self._tokens))
 
-    def _forward(self, lookup: PromptLookup, token: int, wanted: int, certain: Sequence[int]) -> Logits:
+    def _forward(
+        self, lookup: PromptLookup, token: int, wanted: int, certain: Callable[[], Sequence[int]]
+    ) -> Logits:
         """Judges the last guess, and reads a token with a new one."""
         if self._match:
             self._acceptance.judge(self._match, self._right, wrong=self._right < len(self._guess))
         self._drop_drafts()
         lookup.add(token)
         room = max(0, min(wanted - 1, self._session.row_limit - 1, self.room))
-        if certain:
-            draft = list(certain[: min(room, MAXIMUM_DRAFT)])
+        if known := certain():
+            draft = list(known[: min(room, MAXIMUM_DRAFT)])
             self._guess, self._match = draft, 0
         else:
             guess, self._match = lookup.propose(MAXIMUM_DRAFT)
