@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qtool_runtime.errors import GenerationError
+from qtool_runtime.kernels import AUTO, Kernels
 from qtool_runtime.kv_cache import CacheLayout, Snapshot
+from qtool_runtime.threads import Threads
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How an engine is to run an artifact.
+
+    Attributes:
+        provider: where; None for where the artifact was built for.
+        threads: CPU threads of the kernels.
+        context: longest sequence, in tokens.
+        kernels: "auto", "off" or one of the kernel pack's instruction sets; see `kernels.choose_kernels`.
+    """
+
+    provider: str | None
+    threads: Threads
+    context: int
+    kernels: str = AUTO
 
 
 class Cancelled(GenerationError):
@@ -118,6 +138,10 @@ class Engine(Protocol):
     @property
     def threads(self) -> int:
         """CPU threads in use."""
+
+    @property
+    def kernels(self) -> Kernels:
+        """What computes matrix products and attention."""
 
     @property
     def context(self) -> int:

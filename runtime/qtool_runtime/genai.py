@@ -22,9 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qtool_runtime.compatibility import check_compatibility, import_onnxruntime, parse_version
-from qtool_runtime.engine import Cancelled, DeadlinePassed
+from qtool_runtime.engine import Cancelled, DeadlinePassed, EngineOptions
 from qtool_runtime.errors import ArtifactError, GenerationError, IncompatibleRuntimeError, MissingExtraError
 from qtool_runtime.genai_config import FILE_NAME, genai_config
+from qtool_runtime.kernels import AUTO, OFF, Kernels, own_kernels
 from qtool_runtime.kv_cache import CacheLayout, Snapshot, check_room, check_truncation
 from qtool_runtime.manifest import Manifest
 from qtool_runtime.sole_use import SoleUse
@@ -51,6 +52,7 @@ class GenaiEngine:
     context: int
     vocab_size: int
     bytes_per_token: int
+    kernels: Kernels = own_kernels("onnxruntime-genai has these")  # noqa: RUF009  a frozen record
     name: str = "genai"
     cache_layout: CacheLayout | None = None
 
@@ -174,12 +176,14 @@ class GenaiSession:
         self.length += tokens.size
 
 
-def open_genai(
-    folder: Path, manifest: Manifest, provider: str | None, threads: Threads, context: int
-) -> GenaiEngine:
+def open_genai(folder: Path, manifest: Manifest, options: EngineOptions) -> GenaiEngine:
     """Opens an artifact's model file; see `engines.open_engine`."""
+    if options.kernels not in (AUTO, OFF):
+        raise GenerationError(
+            f"kernels is {options.kernels!r}; valid with the engine genai: {AUTO}, {OFF}", hint=_OTHER_ENGINE
+        )
     package = import_genai()
-    chosen = check_compatibility(manifest, provider)
+    chosen = check_compatibility(manifest, options.provider)
     installed = f"onnxruntime-genai {package.__version__}"
     if chosen.name != "cpu":
         raise IncompatibleRuntimeError(
@@ -194,7 +198,7 @@ def open_genai(
             hint=f'Upgrade it: pip install --upgrade "onnxruntime-genai>=0.16"; or: {_OTHER_ENGINE}',
         )
     _check_configuration(folder, manifest)
-    changes = json.dumps(_changes(threads, context))
+    changes = json.dumps(_changes(options.threads, options.context))
     try:
         config = package.Config(str(folder))
         config.clear_providers()
@@ -212,8 +216,8 @@ def open_genai(
         package,
         model,
         provider=chosen.name,
-        threads=threads.count,
-        context=context,
+        threads=options.threads.count,
+        context=options.context,
         vocab_size=manifest.model.vocab_size,
         bytes_per_token=layout.bytes_per_token,
     )

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from qtool_runtime.compatibility import Provider, import_onnxruntime
+from qtool_runtime.engine import EngineOptions
 from qtool_runtime.errors import ArtifactError, IncompatibleRuntimeError
+from qtool_runtime.kernels import Kernels
 from qtool_runtime.kv_cache import CacheLayout
 from qtool_runtime.manifest import Manifest
 from qtool_runtime.threads import Threads
@@ -65,7 +67,7 @@ class LoadedGraph:
 
 
 def open_graph(
-    folder: Path, manifest: Manifest, provider: Provider, threads: Threads, context: int
+    folder: Path, manifest: Manifest, provider: Provider, kernels: Kernels, options: EngineOptions
 ) -> LoadedGraph:
     """Creates the ONNX Runtime session and checks that the graph is the one that the manifest describes.
 
@@ -73,15 +75,15 @@ def open_graph(
         folder: the artifact.
         manifest: its manifest.
         provider: where to run.
-        threads: CPU threads of the kernels.
-        context: longest sequence, in tokens.
+        kernels: what computes matrix products and attention.
+        options: what else was asked for; provider and kernels in it are chosen already.
 
     Raises:
         IncompatibleRuntimeError: ONNX Runtime cannot create the session, or not on that provider.
         ArtifactError: the graph's inputs and outputs are not the manifest's.
     """
     layout = CacheLayout.from_manifest(manifest, provider.device)
-    inference = _create_session(folder / manifest.graph.file, provider, threads)
+    inference = _create_session(folder / manifest.graph.file, manifest, provider, kernels, options.threads)
     given = [*inference.get_inputs(), *inference.get_overridable_initializers()]
     inputs = {value.name: value.type for value in given}
     outputs = {value.name: value for value in inference.get_outputs()}
@@ -104,13 +106,13 @@ def open_graph(
     return LoadedGraph(
         inference=inference,
         cache_layout=layout,
-        context=context,
+        context=options.context,
         vocab_size=manifest.model.vocab_size,
         logits_dtype=LOGITS_DTYPES[outputs["logits"].type],
         logits_rows_input=rows_input,
         takes_positions="position_ids" in inputs,
-        attention_mask=np.ones((1, context), np.int64),
-        positions=np.arange(context, dtype=np.int64)[None],
+        attention_mask=np.ones((1, options.context), np.int64),
+        positions=np.arange(options.context, dtype=np.int64)[None],
         prefill_chunk=PREFILL_CHUNK if rows_input else PREFILL_CHUNK_ALL_LOGITS,
         takes_batches=layout.update == "in_place"
         and layout.device == "cpu"
@@ -119,7 +121,9 @@ def open_graph(
     )
 
 
-def _create_session(path: Path, provider: Provider, threads: Threads) -> Any:
+def _create_session(
+    path: Path, manifest: Manifest, provider: Provider, kernels: Kernels, threads: Threads
+) -> Any:
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads.count
@@ -130,8 +134,16 @@ def _create_session(path: Path, provider: Provider, threads: Threads) -> Any:
     options.log_severity_level = 3
     # A memory pattern is kept for every new input shape, and every token of a generation is a new shape.
     options.enable_mem_pattern = False
+    model: str | bytes = str(path)
+    if kernels.pack:
+        model = kernels.point(path, manifest)
+        # Where the weights are, which a file's own path would tell.
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(path.parent)
+        )
     try:
-        inference = onnxruntime.InferenceSession(str(path), options, providers=[provider.onnxruntime_name])
+        with kernels.registered(options):
+            inference = onnxruntime.InferenceSession(model, options, providers=[provider.onnxruntime_name])
     except onnxruntime.capi.onnxruntime_pybind11_state.InvalidProtobuf as error:
         raise ArtifactError(f"{path} is not a model: {error}", hint="Build the artifact again.") from error
     except Exception as error:  # the others share no base of their own

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from qtool_runtime.checks import check_context, check_on_answer, check_prefix_memory
+from qtool_runtime.engine import EngineOptions
 from qtool_runtime.engines import check_engine, open_engine
 from qtool_runtime.free_memory import return_free_memory
 from qtool_runtime.generate import GenerationResult
 from qtool_runtime.huge_pages import collapse_new_memory, private_memory
 from qtool_runtime.integrity import check_files
+from qtool_runtime.kernels import AUTO
 from qtool_runtime.manifest import read
 from qtool_runtime.model import Model
 from qtool_runtime.prefix_memory import PrefixMemory
@@ -26,6 +28,7 @@ def load(
     threads: int | None = None,
     spin: int | None = None,
     provider: str | None = None,
+    kernels: str = AUTO,
     context: int | None = None,
     prefix_memory: int | None = None,
     verify: bool = False,
@@ -45,6 +48,10 @@ def load(
             saves power.
         provider: "cpu", "cuda", "directml" or "webgpu"; None for the one that the artifact was built for.
             There is no fallback to another one.
+        kernels: what computes matrix products and attention on the CPU: "auto" for the best of the installed
+            package qtool-kernels that this processor has, and ONNX Runtime's own without that package;
+            "off" for ONNX Runtime's own; or an instruction set such as "avx2". `Model.kernels` says which it
+            is; that an installed package cannot be used is also logged (logger "qtool_runtime").
         context: longest prompt and answer together, in tokens; None for what the artifact was planned for.
         prefix_memory: most bytes of keys and values to keep of earlier prompts and answers, so that a prompt
             that starts like one of them is only read from there on; 0 for none. None for what the artifact's
@@ -58,11 +65,11 @@ def load(
 
     Raises:
         ArtifactError: the folder is not a whole artifact.
-        MissingExtraError: the engine is not installed.
-        IncompatibleRuntimeError: the installed engine cannot run it.
+        MissingExtraError: the engine, or the kernel package that was asked for, is not installed.
+        IncompatibleRuntimeError: the installed engine cannot run it, or not with these kernels.
         ContextLimitError: `context` is longer than planned.
         GenerationError: `threads`, `spin`, `context` or `prefix_memory` is out of its range, `on_answer` is
-            not a function, or there is no such engine.
+            not a function, or there is no such engine, or none with such kernels.
     """
     check_engine(engine)
     check_on_answer(on_answer)
@@ -73,7 +80,7 @@ def load(
     context = check_context(context, manifest.context)
     memory = PrefixMemory(check_prefix_memory(prefix_memory, manifest.memory.prefix_memory))
     memory_before = private_memory() if huge_pages else []
-    opened = open_engine(engine, folder, manifest, provider=provider, threads=settings, context=context)
+    opened = open_engine(engine, folder, manifest, EngineOptions(provider, settings, context, kernels))
     # After the weights: parsing needs memory for a while, which is then not on top of the packing of weights.
     tokenizer = Tokenizer.from_file(folder / "tokenizer.json")
     return_free_memory()

@@ -52,6 +52,7 @@ class MetricsSummary:
     one of a single token has no decode rate.
 
     Attributes:
+        kernels: what computed them; see `Model.kernels`.
         answers: answers that have ended. Those that never began do not count.
         stop_reasons: how many answers ended for each reason; see `GenerationResult`.
         prompt_tokens: tokens of their prompts.
@@ -68,6 +69,7 @@ class MetricsSummary:
             summary is made, which is where caches are longest.
     """
 
+    kernels: str
     answers: int
     stop_reasons: dict[str, int]
     prompt_tokens: int
@@ -88,9 +90,14 @@ class MetricsSummary:
 
 
 class Metrics:
-    """Adds up what the answers of one model took. Answers may end in any thread."""
+    """Adds up what the answers of one model took. Answers may end in any thread.
 
-    def __init__(self) -> None:
+    Args:
+        kernels: what computes them.
+    """
+
+    def __init__(self, kernels: str) -> None:
+        self._kernels = kernels
         # A forgotten stream ends wherever Python collects it, also within the lines that hold the lock.
         self._lock = threading.RLock()
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
@@ -129,6 +136,7 @@ class Metrics:
             times = [[value for value in column if value] for column in zip(*self._times, strict=True)]
             first, prefill, decode = times or ([], [], [])
             return MetricsSummary(
+                kernels=self._kernels,
                 answers=self._stop_reasons.total(),
                 stop_reasons=dict(self._stop_reasons),
                 prompt_tokens=self._prompt_tokens,

@@ -46,6 +46,8 @@ class Model:
         engine: what runs it: "onnxruntime" or "genai".
         provider: where it runs, such as "cpu".
         threads: CPU threads in use.
+        kernels: what computes matrix products and attention; `.name` is "onnxruntime" for its own kernels,
+            else an instruction set of the package qtool-kernels, and `.reason` says why.
         context: longest prompt and answer together, in tokens.
         metrics: what all answers so far took together.
         prefix_memory: keys and values of what its generations have read.
@@ -67,12 +69,13 @@ class Model:
         self.engine = engine.name
         self.provider = engine.provider
         self.threads = engine.threads
+        self.kernels = engine.kernels
         self.context = engine.context
         self._folder = folder
         self._prefix_files = prefix_files
         self._engine: Engine | None = engine
         self._grammars = GrammarCompiler(tokenizer, manifest.model.vocab_size)
-        self.metrics = Metrics()
+        self.metrics = Metrics(engine.kernels.name)
         self._on_answer = on_answer
 
     def generate(

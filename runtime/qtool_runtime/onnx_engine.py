@@ -8,11 +8,12 @@ from pathlib import Path
 
 from qtool_runtime.batch_session import new_sessions
 from qtool_runtime.compatibility import check_compatibility
-from qtool_runtime.engine import Session
+from qtool_runtime.engine import EngineOptions, Session
+from qtool_runtime.errors import IncompatibleRuntimeError
 from qtool_runtime.graph import LoadedGraph, open_graph
+from qtool_runtime.kernels import AUTO, Kernels, choose_kernels, fall_back
 from qtool_runtime.kv_cache import CacheLayout
 from qtool_runtime.manifest import Manifest
-from qtool_runtime.threads import Threads
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class OnnxEngine:
     graph: LoadedGraph
     provider: str
     threads: int
+    kernels: Kernels
     name: str = "onnxruntime"
 
     @property
@@ -39,10 +41,15 @@ class OnnxEngine:
         return new_sessions(self.graph, together)
 
 
-def open_onnxruntime(
-    folder: Path, manifest: Manifest, provider: str | None, threads: Threads, context: int
-) -> OnnxEngine:
+def open_onnxruntime(folder: Path, manifest: Manifest, options: EngineOptions) -> OnnxEngine:
     """Opens an artifact's model file; see `engines.open_engine`."""
-    chosen = check_compatibility(manifest, provider)
-    graph = open_graph(folder, manifest, chosen, threads, context)
-    return OnnxEngine(graph, chosen.name, threads.count)
+    provider = check_compatibility(manifest, options.provider)
+    kernels = choose_kernels(options.kernels, manifest, provider)
+    try:
+        graph = open_graph(folder, manifest, provider, kernels, options)
+    except IncompatibleRuntimeError as error:
+        if options.kernels != AUTO or not kernels.pack:
+            raise
+        kernels = fall_back(error.message)
+        graph = open_graph(folder, manifest, provider, kernels, options)
+    return OnnxEngine(graph, provider.name, options.threads.count, kernels)

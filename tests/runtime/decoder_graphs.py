@@ -18,9 +18,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from qtool_runtime import manifest as contract
 from qtool_runtime.compatibility import check_compatibility
+from qtool_runtime.engine import EngineOptions
 from qtool_runtime.genai_config import FILE_NAME as GENAI_FILE
 from qtool_runtime.genai_config import genai_config
 from qtool_runtime.graph import LoadedGraph, open_graph
+from qtool_runtime.kernels import own_kernels
 from qtool_runtime.threads import Threads
 
 CACHE_SCALE = 4 / 127
@@ -266,4 +268,5 @@ def write_artifact(
 def open_tiny(folder: Path, tiny: TinyDecoder) -> LoadedGraph:
     """Writes the decoder that `tiny` describes, and opens it as `load` does."""
     manifest = contract.read(write_artifact(folder, tiny))
-    return open_graph(folder, manifest, check_compatibility(manifest), Threads(1, 0), manifest.context)
+    options = EngineOptions(None, Threads(1, 0), manifest.context)
+    return open_graph(folder, manifest, check_compatibility(manifest), own_kernels("a test"), options)

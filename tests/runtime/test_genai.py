@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from qtool_runtime import genai, load, manifest
-from qtool_runtime.engine import Cancelled, DeadlinePassed
+from qtool_runtime.engine import Cancelled, DeadlinePassed, EngineOptions
 from qtool_runtime.errors import (
     ArtifactError,
     ContextLimitError,
@@ -46,7 +46,7 @@ KINDS = {
 
 def write_and_open(folder: Path, tiny: TinyDecoder, **changes: object) -> GenaiEngine:
     document = manifest.read(write_artifact(folder, tiny, **changes))
-    return open_genai(folder, document, None, Threads(1, 0), document.context)
+    return open_genai(folder, document, EngineOptions(None, Threads(1, 0), document.context))
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -57,7 +57,7 @@ def both(request: pytest.FixtureRequest, tmp_path_factory) -> tuple[OnnxSession,
     folder = write_artifact(tmp_path_factory.mktemp(request.param), KINDS[request.param])
     document = manifest.read(folder)
     engines = (
-        opener(folder, document, None, Threads(1, 0), document.context)
+        opener(folder, document, EngineOptions(None, Threads(1, 0), document.context))
         for opener in (open_onnxruntime, open_genai)
     )
     ours, theirs = (engine.new_sessions(1)() for engine in engines)
@@ -250,7 +250,9 @@ def test_only_the_configuration_and_the_model_are_read(copy: Path) -> None:
     document = manifest.read(copy)
     for name in ("manifest.json", "tokenizer.json", "tokenizer_config.json", "processor_config.json"):
         (copy / name).write_bytes(b"junk")
-    assert open_genai(copy, document, None, Threads(1, 0), 128).new_sessions(1)().forward([1]).shape == (
+    assert open_genai(copy, document, EngineOptions(None, Threads(1, 0), 128)).new_sessions(1)().forward(
+        [1]
+    ).shape == (
         1,
         300,
     )
@@ -272,7 +274,7 @@ def test_only_the_configuration_and_the_model_are_read(copy: Path) -> None:
 def test_artifacts_that_it_cannot_run(tmp_path: Path, extra, changes, kind, message: str) -> None:
     folder = write_artifact(tmp_path, TinyDecoder(), extra, **changes)
     with pytest.raises(kind, match=message):
-        open_genai(folder, manifest.read(folder), None, Threads(1, 0), 128)
+        open_genai(folder, manifest.read(folder), EngineOptions(None, Threads(1, 0), 128))
 
 
 def test_an_int8_cache_needs_a_later_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,7 +299,7 @@ def test_only_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     graph = replace(manifest.read(write_artifact(tmp_path / "a", TinyDecoder())).graph, provider="cuda")
     folder = write_artifact(tmp_path / "b", TinyDecoder(), graph=graph)
     document = manifest.read(folder)
-    session = open_genai(folder, document, "cpu", Threads(1, 0), 128).new_sessions(1)()
+    session = open_genai(folder, document, EngineOptions("cpu", Threads(1, 0), 128)).new_sessions(1)()
     assert session.forward([1]).shape == (1, 300)
     import onnxruntime
 
@@ -305,7 +307,7 @@ def test_only_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
     )
     with pytest.raises(IncompatibleRuntimeError, match="genai runs on the provider cpu only; cuda") as caught:
-        open_genai(folder, document, None, Threads(1, 0), 128)
+        open_genai(folder, document, EngineOptions(None, Threads(1, 0), 128))
     assert 'provider="cpu"' in caught.value.hint
 
 

@@ -123,7 +123,7 @@ def test_cache_bytes_now_and_at_most(model: Model) -> None:
 def test_reset_forgets_the_past(model: Model) -> None:
     answer(model, 5)
     model.metrics.reset()
-    assert model.metrics.summary().to_dict() == Metrics().summary().to_dict()
+    assert model.metrics.summary().to_dict() == Metrics("onnxruntime").summary().to_dict()
 
 
 def test_summary_is_json_data(model: Model) -> None:
@@ -135,7 +135,7 @@ def test_summary_is_json_data(model: Model) -> None:
 
 def test_times_are_of_the_latest_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "WINDOW", 10)
-    counted = Metrics()
+    counted = Metrics("onnxruntime")
     for seconds in range(1, 101):
         counted.add(GenerationResult(stop_reason="eos", prompt_tokens=5, prefill_seconds=float(seconds)))
     summary = counted.summary()
@@ -170,7 +170,10 @@ def test_answers_end_in_several_threads(model: Model, results: list[GenerationRe
 
 
 def test_counting_costs_less_than_20_microseconds() -> None:
-    counted, result = Metrics(), GenerationResult(prompt_tokens=9, stop_reason="eos", prefill_seconds=0.1)
+    counted, result = (
+        Metrics("onnxruntime"),
+        GenerationResult(prompt_tokens=9, stop_reason="eos", prefill_seconds=0.1),
+    )
     best = 1.0
     for _ in range(50):
         started = time.perf_counter()

@@ -20,7 +20,9 @@ from qtool.plan import with_system_prompt
 from qtool_runtime.chat import ChatTemplate
 from qtool_runtime.compatibility import PROVIDERS, import_onnxruntime
 from qtool_runtime.conversation import encode_opening
+from qtool_runtime.engine import EngineOptions
 from qtool_runtime.integrity import sha256_of
+from qtool_runtime.kernels import OFF
 from qtool_runtime.kv_file import Header, file_bytes
 from qtool_runtime.manifest import BakedPrompt, FileEntry, Manifest
 from qtool_runtime.onnx_engine import open_onnxruntime
@@ -125,7 +127,8 @@ def bake(folder: Path, document: Manifest, prompt: SystemPrompt, threads: int) -
         IncompatibleRuntimeError: the installed onnxruntime cannot run the artifact.
     """
     # Without `load`: there is no manifest in the folder before everything is known.
-    engine = open_onnxruntime(folder, document, None, check_threads(threads, None), document.context)
+    options = EngineOptions(None, check_threads(threads, None), document.context, kernels=OFF)
+    engine = open_onnxruntime(folder, document, options)
     files = PrefixFiles.of(document, engine, PrefixMemory(0))
     files.save(folder / KV_FILE, np.array(prompt.token_ids, np.int64), (), engine.new_sessions(1))
     (folder / TEXT_FILE).write_bytes(prompt.text.encode())

@@ -72,6 +72,7 @@ def test_the_report_has_every_figure(artifact: Path) -> None:
         "name": "tiny-qwen3",
         "target": "x64-int4",
         "provider": "cpu",
+        "kernels": "onnxruntime",
         "threads": 1,
         "rounds": 2,
         "lengths": {"prompts": [3, 8], "depths": [0, 8], "tokens": 20, "turns": [20]},
@@ -98,7 +99,7 @@ def test_engines_take_turns_with_the_same_tokens(artifact: Path, tmp_path: Path)
     ]
     measure(
         engines,
-        Conditions(Lengths((4,), (4,), 32), threads=1, token_limit=100),
+        Conditions(Lengths((4,), (4,), 32), threads=1, kernels="auto", token_limit=100),
         2,
         bandwidth=None,
         progress=lambda line: None,

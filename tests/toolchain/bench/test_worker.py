@@ -18,7 +18,13 @@ from support.fixtures import Artifacts
 
 
 def load(artifact: Path, **options: Any) -> dict[str, Any]:
-    return {"model": str(artifact), "threads": 1, "capacity": 64, "provider": "cpu"} | options
+    return {
+        "model": str(artifact),
+        "threads": 1,
+        "capacity": 64,
+        "provider": "cpu",
+        "kernels": "auto",
+    } | options
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -36,7 +36,9 @@ def test_prints_a_table_and_says_on_stderr_how_far_it_is(invoke: Invoke, artifac
     result = invoke("bench", artifact, *QUICK)
     assert result.exit_code == 0, result.stderr
     lines = rows(result.stdout)
-    assert lines[0] == ["tiny-qwen3 x64-int4 on cpu, 1 thread; medians (lowest to highest) of 1 round"]
+    assert lines[0] == [
+        "tiny-qwen3 x64-int4 on cpu, kernels of onnxruntime, 1 thread; medians (lowest to highest) of 1 round"
+    ]
     figures = {cells[0]: cells[1] for cells in lines if len(cells) == 2 and cells[0]}
     assert figures.keys() >= {
         "prompt of 8, tokens/s",

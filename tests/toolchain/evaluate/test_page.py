@@ -33,6 +33,7 @@ def artifact(name: str, kl: float, size: int, error: float) -> ArtifactReport:
         target="x64-int4",
         size=size,
         provider="cpu",
+        kernels="onnxruntime",
         kl=Distribution.of(divergences),
         histogram=Histogram.of(divergences),
         top1_agreement=0.8251,

@@ -19,6 +19,7 @@ from qtool.errors import GenerationError
 from qtool_runtime import manifest
 from qtool_runtime.compatibility import check_compatibility
 from qtool_runtime.integrity import check_files
+from qtool_runtime.kernels import AUTO
 from qtool_runtime.manifest import Manifest
 from qtool_runtime.threads import check_threads
 
@@ -32,6 +33,7 @@ def benchmark(
     threads: int | None = None,
     rounds: int = ROUNDS,
     provider: str | None = None,
+    kernels: str = AUTO,
     peers: Peers = NO_PEERS,
     progress: Progress = lambda line: None,
 ) -> Report:
@@ -46,6 +48,7 @@ def benchmark(
         threads: CPU threads of each engine; None for the CPUs that this process may use.
         rounds: how often every engine is started and measured.
         provider: where the artifact runs; None for what it was built for.
+        kernels: what computes in qtool's runtime; see `qtool_runtime.load`.
         peers: engines to compare with.
         progress: is told a line of text now and then.
 
@@ -77,7 +80,7 @@ def benchmark(
     before = _load_average()
     limits = measure(
         [ours, *others],
-        Conditions(fitting, threads, token_limit(document)),
+        Conditions(fitting, threads, kernels, token_limit(document)),
         rounds,
         bandwidth=partial(read_bandwidth, threads) if chosen == "cpu" else None,
         progress=progress,

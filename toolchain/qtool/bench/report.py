@@ -3,6 +3,7 @@
 `Report.to_dict` is the document that `qtool bench --json` prints. Its keys are stable:
 
 - `artifact`, `name`, `target`: what was measured. `provider`, `threads`, `rounds`: how.
+  `kernels`: what computed in qtool's runtime, "onnxruntime" for its own kernels.
 - `lengths`: `prompts`, `depths` and `tokens` as measured, `turns`: tokens of each turn.
 - `engines`: for each engine `version`, `model` and its figures: `import_seconds`, `load_seconds`,
   `start_seconds` (both together); `memory_bytes`, after loading (`loaded`) and at the `end`, each `resident`,
@@ -68,6 +69,11 @@ class Report:
         return measures(self.lengths)
 
     @property
+    def kernels(self) -> str | None:
+        """What computed in qtool's runtime."""
+        return self.ours.rounds[-1].kernels
+
+    @property
     def weight_bytes_per_token(self) -> int:
         """Bytes of the weight matrices that each decoded token reads.
 
@@ -94,6 +100,7 @@ class Report:
             "name": self.manifest.name,
             "target": self.manifest.target.get("name"),
             "provider": self.provider,
+            "kernels": self.kernels,
             "threads": self.threads,
             "rounds": len(self.ours.rounds),
             "lengths": {

@@ -40,6 +40,7 @@ class Figures:
         memory_end: bytes at the end of the round.
         prompts: seconds from a request to its first token, by the prompt's length in tokens.
         decode: tokens per second of each turn, by depth.
+        kernels: what computes, where the engine has a choice.
     """
 
     import_seconds: float
@@ -48,6 +49,7 @@ class Figures:
     memory_end: dict[str, int] = field(default_factory=dict)
     prompts: dict[int, float] = field(default_factory=dict)
     decode: dict[int, list[float]] = field(default_factory=dict)
+    kernels: str | None = None
 
 
 @dataclass
@@ -88,11 +90,13 @@ class Conditions:
     Attributes:
         lengths: what is measured.
         threads: CPU threads of each engine.
+        kernels: what computes in qtool's runtime; see `qtool_runtime.load`.
         token_limit: prompts are made of token ids below it, ordinary ones of the model's vocabulary.
     """
 
     lengths: Lengths
     threads: int
+    kernels: str
     token_limit: int
 
 
@@ -108,6 +112,7 @@ class Runner:
                 "threads": conditions.threads,
                 "capacity": conditions.lengths.capacity,
                 "provider": contender.provider,
+                "kernels": conditions.kernels,
             }
         )
         self.figures = Figures(**loaded, memory_loaded=process.ask(memory=True))

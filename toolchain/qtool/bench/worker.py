@@ -7,8 +7,8 @@ it imports nothing of qtool's (only the engine called qtool does, the runtime). 
 is a request, every line of standard output its answer:
 
 - {"check": true}: are the packages there? {"installed": …, "version": …}, without importing them.
-- {"load": {"model": path, "threads": …, "capacity": …, "provider": …}}: imports and loads, with room for
-  `capacity` tokens. {"import_seconds": …, "load_seconds": …}
+- {"load": {"model": path, …}}, the rest as in `LoadOptions`: imports and loads.
+  {"import_seconds": …, "load_seconds": …, "kernels": …}
 - {"prompt": [ids], "tokens": …}: reads a prompt into an empty cache, as a new request that will be answered
   with at most that many further tokens, and chooses the first token. {"seconds": …} from request to token.
 - {"advance": count}: generates that many further tokens, greedily. {"seconds": …}
@@ -28,6 +28,7 @@ import threading
 import time
 import traceback
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from queue import SimpleQueue
@@ -40,15 +41,33 @@ ENVIRONMENT = {
 }
 
 
+@dataclass(frozen=True)
+class LoadOptions:
+    """How to load a model.
+
+    Attributes:
+        threads: CPU threads.
+        capacity: most tokens of a prompt and its answer together.
+        provider: where it runs, such as "cpu"; onnxruntime-genai gets "" for the artifact's own choice.
+        kernels: what computes; for qtool only.
+    """
+
+    threads: int
+    capacity: int
+    provider: str
+    kernels: str
+
+
 class Engine(ABC):
     """A loaded model.
 
     Args:
         model: file or folder.
-        threads: CPU threads.
-        capacity: most tokens of a prompt and its answer together.
-        provider: where it runs, such as "cpu"; onnxruntime-genai gets "" for the artifact's own choice.
+        options: how to load it.
     """
+
+    kernels: str | None = None
+    """What computes, where the engine has a choice."""
 
     packages: ClassVar[tuple[str, ...]]
     """Names to import; the first is the engine itself."""
@@ -56,7 +75,7 @@ class Engine(ABC):
     """Name of the installed package, for its version."""
 
     @abstractmethod
-    def __init__(self, model: Path, threads: int, capacity: int, provider: str) -> None: ...
+    def __init__(self, model: Path, options: LoadOptions) -> None: ...
 
     @abstractmethod
     def start(self, prompt: list[int], tokens: int) -> None:
@@ -73,10 +92,17 @@ class Qtool(Engine):
     packages = ("qtool_runtime",)
     distribution = "qtool-edge"
 
-    def __init__(self, model: Path, threads: int, capacity: int, provider: str) -> None:
-        del capacity  # as an application does: the cache grows in steps
+    def __init__(self, model: Path, options: LoadOptions) -> None:
         package = importlib.import_module("qtool_runtime")
-        self._model = package.load(model, threads=threads, provider=provider, prefix_memory=0)
+        # Without the capacity, as an application does: the cache grows in steps.
+        self._model = package.load(
+            model,
+            threads=options.threads,
+            provider=options.provider,
+            kernels=options.kernels,
+            prefix_memory=0,
+        )
+        self.kernels = self._model.kernels.name
         self._stream: Any = None
 
     def start(self, prompt: list[int], tokens: int) -> None:
@@ -102,18 +128,18 @@ class OnnxruntimeGenai(Engine):
     packages = ("onnxruntime_genai",)
     distribution = "onnxruntime-genai"
 
-    def __init__(self, model: Path, threads: int, capacity: int, provider: str) -> None:
+    def __init__(self, model: Path, options: LoadOptions) -> None:
         self._package: Any = importlib.import_module("onnxruntime_genai")
         config = self._package.Config(str(model))
-        session_options = {"intra_op_num_threads": threads}
+        session_options = {"intra_op_num_threads": options.threads}
         config.overlay(json.dumps({"model": {"decoder": {"session_options": session_options}}}))
-        if provider:
+        if options.provider:
             config.clear_providers()
-            if provider != "cpu":
-                config.append_provider({"directml": "dml"}.get(provider, provider))
+            if options.provider != "cpu":
+                config.append_provider({"directml": "dml"}.get(options.provider, options.provider))
         self._model = self._package.Model(config)
         self._tokenizer = self._package.Tokenizer(self._model)  # the other engines load theirs too
-        self._capacity = capacity
+        self._capacity = options.capacity
         self._generator: Any = None
 
     def start(self, prompt: list[int], tokens: int) -> None:
@@ -170,14 +196,14 @@ class LlamaCpp(ForwardEngine):
     packages = ("llama_cpp",)
     distribution = "llama-cpp-python"
 
-    def __init__(self, model: Path, threads: int, capacity: int, provider: str) -> None:
+    def __init__(self, model: Path, options: LoadOptions) -> None:
         self._package: Any = importlib.import_module("llama_cpp")
         self._llama = self._package.Llama(
             str(model),
-            n_ctx=capacity,
-            n_batch=capacity,
-            n_threads=threads,
-            n_threads_batch=threads,
+            n_ctx=options.capacity,
+            n_batch=options.capacity,
+            n_threads=options.threads,
+            n_threads_batch=options.threads,
             n_gpu_layers=0,
             verbose=False,
         )
@@ -209,11 +235,11 @@ class OpenvinoGenai(Engine):
     packages = ("openvino_genai", "openvino")
     distribution = "openvino-genai"
 
-    def __init__(self, model: Path, threads: int, capacity: int, provider: str) -> None:
+    def __init__(self, model: Path, options: LoadOptions) -> None:
         self._package: Any = importlib.import_module("openvino_genai")
         self._tensor: Any = importlib.import_module("openvino").Tensor
         self._pipeline = self._package.LLMPipeline(
-            str(model), "CPU", INFERENCE_NUM_THREADS=threads, ATTENTION_BACKEND="SDPA"
+            str(model), "CPU", INFERENCE_NUM_THREADS=options.threads, ATTENTION_BACKEND="SDPA"
         )
         self._generation: threading.Thread | None = None
         self._wanted = threading.Semaphore(0)
@@ -277,10 +303,10 @@ class Transformers(ForwardEngine):
     packages = ("transformers", "torch")
     distribution = "transformers"
 
-    def __init__(self, model: Path, threads: int, capacity: int, provider: str) -> None:
+    def __init__(self, model: Path, options: LoadOptions) -> None:
         package: Any = importlib.import_module("transformers")
         self._torch: Any = importlib.import_module("torch")
-        self._torch.set_num_threads(threads)
+        self._torch.set_num_threads(options.threads)
         self._model = package.AutoModelForCausalLM.from_pretrained(str(model), local_files_only=True).eval()
         self._tokenizer = package.AutoTokenizer.from_pretrained(str(model), local_files_only=True)
         self._cache: Any = None
@@ -321,11 +347,13 @@ def load(engine: type[Engine], options: dict[str, Any]) -> tuple[Engine, dict[st
     for package in engine.packages:
         importlib.import_module(package)
     imported = time.perf_counter()
-    loaded = engine(
-        Path(options["model"]), options["threads"], options["capacity"], provider=options["provider"]
-    )
+    loaded = engine(Path(options.pop("model")), LoadOptions(**options))
     seconds = time.perf_counter() - imported
-    return loaded, {"import_seconds": imported - started, "load_seconds": seconds}
+    return loaded, {
+        "import_seconds": imported - started,
+        "load_seconds": seconds,
+        "kernels": loaded.kernels,
+    }
 
 
 def memory() -> dict[str, int]:

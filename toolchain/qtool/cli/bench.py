@@ -9,6 +9,7 @@ import click
 
 from qtool.bench.lengths import ROUNDS, Lengths
 from qtool.bench.peers import PEERS, Peers
+from qtool.cli.load_options import kernels_option
 from qtool.cli.output import json_option, print_json
 
 DEFAULTS = Lengths()
@@ -72,6 +73,7 @@ def _read_pythons(
     help="Processor threads. [default: those this process may use]",
 )
 @click.option("--provider", help="Run on this provider instead of the artifact's, such as cpu.")
+@kernels_option
 @click.option("--peers", "all_peers", is_flag=True, help="Compare with every other engine that can run.")
 @click.option(
     "--peer",
@@ -116,6 +118,7 @@ def command(
     rounds: int,
     threads: int | None,
     provider: str | None,
+    kernels: str,
     all_peers: bool,
     names: tuple[str, ...],
     pythons: dict[str, str],
@@ -144,6 +147,7 @@ def command(
         threads=threads,
         rounds=rounds,
         provider=provider,
+        kernels=kernels,
         peers=Peers(all_peers, names, pythons, given),
         progress=lambda line: click.echo(line, err=True),
     )

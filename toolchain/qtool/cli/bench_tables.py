@@ -19,7 +19,8 @@ def print_report(report: Report) -> None:
     measures = [measure for measure in report.measures if not set(JSON_ONLY) & set(measure.path)]
     threads, rounds = _count(report.threads, "thread"), _count(len(report.ours.rounds), "round")
     click.echo(
-        f"{report.manifest.name} {report.manifest.target.get('name')} on {report.provider}, {threads};"
+        f"{report.manifest.name} {report.manifest.target.get('name')} on {report.provider},"
+        f" kernels of {report.kernels}, {threads};"
         f" medians (lowest to highest) of {rounds}\n"
     )
     engines = [report.ours, *report.peers]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from qtool.cli.load_options import kernels_option
 from qtool.cli.output import json_option, megabytes, print_json, print_table
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     help="Processor threads. [default: those this process may use]",
 )
 @click.option("--provider", help="Run on this provider instead of the artifacts', such as cpu.")
+@kernels_option
 @click.option(
     "--html",
     type=click.Path(path_type=Path),
@@ -55,6 +57,7 @@ def command(
     tokens: int | None,
     threads: int | None,
     provider: str | None,
+    kernels: str,
     html: Path | None,
     as_json: bool,
 ) -> None:
@@ -77,6 +80,7 @@ def command(
             tokens=tokens,
             threads=threads,
             provider=provider,
+            kernels=kernels,
             progress=report,
         )
     if html is not None:

@@ -9,6 +9,8 @@ import click
 
 from qtool.cli.output import json_option, megabytes, print_facts, print_json, print_table, quality_line
 from qtool_runtime import manifest
+from qtool_runtime.compatibility import PROVIDERS
+from qtool_runtime.kernels import AUTO, choose_kernels
 from qtool_runtime.manifest import Manifest, MemoryPlan
 
 
@@ -48,6 +50,7 @@ def _print_summary(document: Manifest) -> None:
             ("source", f"{document.source.id} ({document.source.kind}){revision}"),
             ("target", str(document.target.get("name"))),
             ("provider", f"{document.graph.provider}, onnxruntime >= {document.graph.minimum_onnxruntime}"),
+            ("kernels", _kernels(document)),
             ("context", f"{document.context:,} tokens"),
             ("size", megabytes(sum(entry.size for entry in document.files))),
             ("KV cache", _kv_cache(document)),
@@ -58,6 +61,15 @@ def _print_summary(document: Manifest) -> None:
             ("tools", ", ".join(f"{name} {value}" for name, value in document.tools.items())),
         ]
     )
+
+
+def _kernels(document: Manifest) -> str:
+    """Says what would compute on this machine, without loading anything."""
+    provider = PROVIDERS.get(document.graph.provider)
+    if provider is None:
+        return "of a provider that this version does not know"
+    kernels = choose_kernels(AUTO, document, provider)
+    return f"{kernels.name} on this machine: {kernels.reason}"
 
 
 def _kv_cache(document: Manifest) -> str:

@@ -9,8 +9,18 @@ from typing import Any
 import click
 
 from qtool_runtime.engines import ENGINES
+from qtool_runtime.kernels import AUTO
 
-_NAMES = ("engine", "context", "threads", "spin", "provider")
+_NAMES = ("engine", "context", "threads", "spin", "provider", "kernels")
+
+kernels_option = click.option(
+    "--kernels",
+    metavar="auto|off|NAME",
+    default=AUTO,
+    show_default=True,
+    help="What computes on the CPU: `off` for ONNX Runtime's own kernels, or an instruction set of the"
+    " package qtool-kernels.",
+)
 
 _OPTIONS = (
     click.option(
@@ -37,6 +47,7 @@ _OPTIONS = (
         help="How long threads without work stay awake; 0 for never. [default: 20]",
     ),
     click.option("--provider", help="Run on this provider instead of the artifact's, such as cpu."),
+    kernels_option,
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qtool.bench.worker import memory
@@ -24,6 +24,7 @@ from qtool.plain_text import PlainText, read_plain_text
 from qtool_runtime import Model, load, manifest
 from qtool_runtime.compatibility import check_compatibility, import_onnxruntime
 from qtool_runtime.integrity import check_files
+from qtool_runtime.kernels import AUTO, OFF
 from qtool_runtime.manifest import Manifest
 from qtool_runtime.text import Tokenizer
 from qtool_runtime.threads import check_threads
@@ -37,14 +38,16 @@ class Candidate:
         folder: where it is.
         manifest: its manifest.
         provider: where to run it.
+        kernels: what is to compute (see `qtool_runtime.load`), and after loading what does.
     """
 
     folder: Path
     manifest: Manifest
     provider: str
+    kernels: str
 
     @classmethod
-    def checked(cls, folder: Path, provider: str | None) -> Candidate:
+    def checked(cls, folder: Path, provider: str | None, kernels: str) -> Candidate:
         """Reads an artifact's manifest, and checks that the artifact can be loaded here.
 
         Raises:
@@ -53,7 +56,7 @@ class Candidate:
         """
         document = manifest.read(folder)
         check_files(folder, document, hashes=False, extra=False)
-        return cls(folder, document, check_compatibility(document, provider).name)
+        return cls(folder, document, check_compatibility(document, provider).name, kernels)
 
 
 def evaluate(
@@ -64,6 +67,7 @@ def evaluate(
     tokens: int | None = None,
     threads: int | None = None,
     provider: str | None = None,
+    kernels: str = AUTO,
     progress: Progress | None = None,
 ) -> Report:
     """Measures how close artifacts are to the model that they were built from.
@@ -79,6 +83,7 @@ def evaluate(
         tokens: predictions to compare; 4,096 when absent, or fewer where the text is shorter.
         threads: CPU threads; None for the CPUs that this process may use.
         provider: where artifacts run; None for what each was built for.
+        kernels: what computes in the artifacts; see `qtool_runtime.load`.
         progress: is told about every stage.
 
     Raises:
@@ -96,7 +101,7 @@ def evaluate(
     count = check_threads(threads, None).count
     report = progress or (lambda stage, done, total: None)
     given = None if text is None else read_plain_text(text)
-    candidates = [Candidate.checked(Path(folder), provider) for folder in artifacts]
+    candidates = [Candidate.checked(Path(folder), provider, kernels) for folder in artifacts]
     reference = open_reference(against, threads=count, progress=report)
     content = given or (nano_text() if reference.is_nano else own_text())
     ids = shared_tokens(candidates, reference, content, tokens)
@@ -108,6 +113,10 @@ def evaluate(
         ]
         tallies = run(readers, ids, reference.vocab_size, window, report)
         accuracies = task_accuracies(models, report) if has_tasks else [None] * len(models)
+        candidates = [
+            replace(candidate, kernels=model.kernels.name)
+            for candidate, model in zip(candidates, models[1:], strict=True)
+        ]
     found = [
         _artifact_report(candidate, reference, tally, accuracy, report)
         for candidate, tally, accuracy in zip(candidates, tallies[1:], accuracies[1:], strict=True)
@@ -164,19 +173,23 @@ def loaded(
     """Gives the reference and the candidates, ready to read `context` tokens."""
     with ExitStack() as stack:
         folder = stack.enter_context(reference.folder(context))
-        places = [(folder, PROVIDER), *((each.folder, each.provider) for each in candidates)]
+        places = [
+            (folder, PROVIDER, OFF),
+            *((each.folder, each.provider, each.kernels) for each in candidates),
+        ]
         yield [
             stack.enter_context(
                 load(
                     folder,
                     threads=threads,
                     provider=provider,
+                    kernels=kernels,
                     context=context,
                     prefix_memory=0,
                     huge_pages=False,
                 )
             )
-            for folder, provider in places
+            for folder, provider, kernels in places
         ]
 
 
@@ -203,6 +216,7 @@ def _artifact_report(
         target=str(document.target.get("name")),
         size=sum(entry.size for entry in document.files),
         provider=candidate.provider,
+        kernels=candidate.kernels,
         kl=Distribution.of(tally.divergences),
         histogram=Histogram.of(tally.divergences),
         top1_agreement=tally.agreement,

@@ -48,6 +48,7 @@ class ArtifactReport:
         target: the target's name.
         size: bytes of all its files but the manifest.
         provider: where it ran.
+        kernels: what computed; see `qtool_runtime.Model.kernels`.
         kl: KL(reference || artifact) per token, in nats.
         histogram: the same divergences, counted.
         top1_agreement: share of the positions where both find the same token the most probable.
@@ -61,6 +62,7 @@ class ArtifactReport:
     target: str
     size: int
     provider: str
+    kernels: str
     kl: Distribution
     histogram: Histogram
     top1_agreement: float

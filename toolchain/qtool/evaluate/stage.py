@@ -22,6 +22,8 @@ from qtool.jobs import Job
 from qtool.pipeline import Progress
 from qtool_runtime import load
 from qtool_runtime.compatibility import PROVIDERS, check_available
+from qtool_runtime.engine import EngineOptions
+from qtool_runtime.kernels import OFF
 from qtool_runtime.manifest import Manifest, Quality
 from qtool_runtime.onnx_engine import open_onnxruntime
 from qtool_runtime.threads import check_threads
@@ -99,6 +101,7 @@ class QualityStage:
                     context=self._window,
                     prefix_memory=0,
                     huge_pages=False,
+                    kernels=OFF,
                 )
             )
             readers = [SessionReader(model.new_session(), self._reference.name)]
@@ -119,8 +122,8 @@ class QualityStage:
 
     def _open(self, folder: Path, manifest: Manifest) -> SessionReader:
         """Opens an artifact without its manifest, which is written when everything is known."""
-        threads = check_threads(self._threads, None)
-        engine = open_onnxruntime(folder, manifest, None, threads, self._window)
+        options = EngineOptions(None, check_threads(self._threads, None), self._window, kernels=OFF)
+        engine = open_onnxruntime(folder, manifest, options)
         return SessionReader(engine.new_sessions(1)(), f"the artifact for {manifest.target.get('name')}")
 
 
