@@ -1,0 +1,71 @@
+// What the shared library exports: ONNX Runtime's entry point, and functions for the Python package.
+
+#include "custom_op.h"
+#include "instruction_sets.h"
+#include "op_matmul_nbits.h"
+#include "self_test.h"
+
+#if defined(_WIN32)
+#define QTOOL_EXPORT extern "C" __declspec(dllexport)
+#else
+#define QTOOL_EXPORT extern "C" __attribute__((visibility("default")))
+#endif
+
+namespace {
+
+constexpr const char* kDomain = "qtool.kernels";
+
+// Copies a message, cut to the room that there is.
+void copy_message(const std::string& message, char* out, size_t size) {
+  if (size == 0) return;
+  out[message.copy(out, size - 1)] = '\0';
+}
+
+}  // namespace
+
+// Adds the operators to a session's options. The options own nothing: the operators are static, and ONNX
+// Runtime never releases a domain that a library has registered.
+QTOOL_EXPORT OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
+  static const qtool::CustomOp<qtool::MatMulNBits> matmul_nbits;
+  const OrtApi* table = base->GetApi(qtool::ort::kApiVersion);
+  if (table == nullptr) {
+    // Every version has the first function, which is all that an error needs.
+    return qtool::ort::Api(base->GetApi(1)).status(qtool::ort::kFail, "qtool.kernels needs ONNX Runtime 1.23 or newer");
+  }
+  qtool::ort::Api api(table);
+  try {
+    static OrtCustomOpDomain* domain = [&] {
+      OrtCustomOpDomain* created = nullptr;
+      api.call(qtool::ort::Slot::CreateCustomOpDomain, kDomain, &created);
+      api.call(qtool::ort::Slot::CustomOpDomain_Add, created, static_cast<const OrtCustomOp*>(&matmul_nbits));
+      return created;
+    }();
+    api.call(qtool::ort::Slot::AddCustomOpDomain, options, domain);
+    return nullptr;
+  } catch (const std::exception& error) {
+    return api.status(qtool::ort::kFail, error.what());
+  }
+}
+
+// The name of the index-th instruction set that can run here, best first, or null.
+QTOOL_EXPORT const char* qtool_kernels_instruction_set(size_t index) {
+  const auto& sets = qtool::instruction_sets();
+  return index < sets.size() ? sets[index]->name : nullptr;
+}
+
+// Returns 0, or 1 if there is no such instruction set.
+QTOOL_EXPORT int qtool_kernels_select(const char* name) {
+  const qtool::InstructionSet* found = qtool::find_instruction_set(name);
+  if (found == nullptr) return 1;
+  qtool::select_instruction_set(*found);
+  return 0;
+}
+
+// Returns 0, 1 if there is no such instruction set, or 2 and a message if a kernel of it is wrong.
+QTOOL_EXPORT int qtool_kernels_self_test(const char* name, char* message, size_t size) {
+  const qtool::InstructionSet* found = qtool::find_instruction_set(name);
+  if (found == nullptr) return 1;
+  std::string failure = qtool::self_test(*found);
+  copy_message(failure, message, size);
+  return failure.empty() ? 0 : 2;
+}

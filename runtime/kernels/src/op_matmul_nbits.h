@@ -1,0 +1,33 @@
+// The operator MatMulNBits: com.microsoft's, for float32 and the formats that there are kernels for.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "instruction_sets.h"
+#include "matmul.h"
+#include "ort.h"
+
+namespace qtool {
+
+class MatMulNBits {
+ public:
+  static constexpr const char* kName = "MatMulNBits";
+  static constexpr size_t kInputs = 6;  // A, B, scales, zero_points, g_idx, bias
+  static constexpr size_t kRequired = 3;
+  static constexpr size_t kOutputs = 1;
+
+  static int input_type(size_t index);
+
+  // Throws ort::Error if the node is not one that the kernels take.
+  MatMulNBits(const ort::Api& api, const OrtKernelInfo* info);
+
+  void compute(OrtKernelContext* context) const;
+
+ private:
+  ort::Api api_;
+  Weights weights_;
+  const MatMulKernels* kernels_;
+};
+
+}  // namespace qtool
