@@ -21,6 +21,8 @@ from qtool_runtime.operator_domains import move_operators
 
 AUTO, OFF = "auto", "off"
 ONNXRUNTIME = "onnxruntime"
+PORTABLE = "portable"
+"""The instruction set that every processor has: a reference, and slow."""
 
 REPLACED_DOMAIN, PACK_DOMAIN = "com.microsoft", "qtool.kernels"
 
@@ -143,6 +145,8 @@ def _open_pack(wanted: str) -> Kernels:
         raise IncompatibleRuntimeError(f"qtool-kernels cannot be loaded: {error}", hint=_INSTALL) from error
     available = pack.instruction_sets()
     name = available[0] if wanted == AUTO else wanted
+    if wanted == AUTO and name == PORTABLE:
+        return own_kernels("qtool-kernels has nothing for this processor that is faster")
     if name not in available:
         valid = ", ".join([AUTO, OFF, *available])
         raise GenerationError(f"kernels is {wanted!r}; valid on this processor: {valid}")

@@ -49,7 +49,8 @@ def test_it_answers_requests(tiny_artifact: Artifacts, engine: str) -> None:
         package = {"qtool": "qtool-edge"}.get(engine, engine)
         assert process.ask(check=True) == {"installed": True, "version": version(package)}
         loaded = process.ask(load=load(tiny_artifact("x64-int4", "qwen3")))
-        assert loaded.keys() == {"import_seconds", "load_seconds"}
+        assert loaded.keys() == {"import_seconds", "load_seconds", "kernels"}
+        assert (loaded["kernels"] is None) == (engine != "qtool")
         for prompt in ([5, 6, 7], [1]):
             answers = [
                 process.ask(prompt=prompt, tokens=30),

@@ -10,10 +10,19 @@ from __future__ import annotations
 import ctypes
 import functools
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 __version__ = "0.1.0"
-__all__ = ["SelfTestError", "__version__", "instruction_sets", "library_path", "select", "self_test"]
+__all__ = [
+    "SelfTestError",
+    "__version__",
+    "instruction_sets",
+    "library_path",
+    "select",
+    "self_test",
+    "supports",
+]
 
 _ENDINGS = {"win32": ".dll", "darwin": ".so"}
 _MESSAGE_BYTES = 1024
@@ -54,6 +63,18 @@ def select(name: str) -> None:
     """
     if _library().qtool_kernels_select(name.encode()) != 0:
         raise _unknown(name)
+
+
+def supports(operator: str, attributes: Mapping[str, int]) -> bool:
+    """Says whether a node of com.microsoft can be computed here instead.
+
+    Args:
+        operator: its type.
+        attributes: those of its attributes that are integers.
+    """
+    if operator != "MatMulNBits":
+        return False
+    return attributes.get("bits", 4) in (4, 8) and attributes.get("block_size") in (32, 64, 128)
 
 
 def self_test(name: str) -> None:
