@@ -112,8 +112,12 @@ export class Model {
     const stats = newStats();
     const endIds = this.manifest.generation.eos_token_ids;
     const limits = { maxTokens: limit, endIds, context: this.context, signal };
-    const tokens = () => generate(this.#session, prompt, sampler, stats, limits);
-    return new Answer(stats, () => this.#alone(() => events(tokens(), this.tokenizer.newDecoder(), parser)));
+    const tokenIds = [];
+    const run = () => {
+      const tokens = generate(this.#session, prompt, sampler, stats, limits);
+      return events(tokens, tokenIds, this.tokenizer.newDecoder(), parser);
+    };
+    return new Answer(stats, tokenIds, () => this.#alone(run));
   }
 
   /** Runs a generation if none is in progress. */
@@ -131,12 +135,13 @@ export class Model {
   }
 }
 
-/** An answer as it comes, to be iterated once; `stats` says what it took. */
+/** An answer as it comes, to be iterated once. `stats` says what it took, `tokenIds` are its tokens so far. */
 export class Answer {
   #run;
 
-  constructor(stats, run) {
+  constructor(stats, tokenIds, run) {
     this.stats = stats;
+    this.tokenIds = tokenIds;
     this.#run = run;
   }
 
@@ -145,10 +150,13 @@ export class Answer {
   }
 }
 
-/** Turns token ids into pieces of text, sorted by the parser if there is one. */
-async function* events(tokens, decoder, parser) {
+/** Collects token ids, and turns them into pieces of text, sorted by the parser if there is one. */
+async function* events(tokens, tokenIds, decoder, parser) {
   const sort = (text, final) =>
     parser ? parser.push(text, final) : text ? [{ kind: "answer", text }] : [];
-  for await (const id of tokens) yield* sort(decoder.push(id), false);
+  for await (const id of tokens) {
+    tokenIds.push(id);
+    yield* sort(decoder.push(id), false);
+  }
   yield* sort(decoder.finish(), true);
 }

@@ -42,7 +42,7 @@ export class Sampler {
     for (const [name, [valid, range]] of Object.entries(VALID)) {
       const value = options[name];
       if (!(typeof value === "number" || value === null) || !valid(value)) {
-        throw new QtoolError(`${name} is ${JSON.stringify(value)}; valid: ${range}`);
+        throw new QtoolError(`${name} is ${value}; valid: ${range}`);
       }
     }
     this.#options = options;
