@@ -115,6 +115,15 @@ class Page:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._call("Emulation.setEmulatedMedia", features=[scheme])
 
+    def accessibility_tree(self) -> list[dict[str, str]]:
+        """Returns role and name of everything that assistive technology sees."""
+        nodes = self._call("Accessibility.getFullAXTree")["nodes"]
+        return [
+            {"role": node["role"]["value"], "name": node.get("name", {}).get("value", "")}
+            for node in nodes
+            if not node["ignored"]
+        ]
+
     def screenshot(self, path: Path) -> None:
         """Writes what the window shows as PNG."""
         path.write_bytes(base64.b64decode(self._call("Page.captureScreenshot", format="png")["data"]))
