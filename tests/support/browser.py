@@ -1,7 +1,7 @@
 """A headless Chromium, driven through the DevTools protocol over two pipes: no driver, no extra package.
 
-The protocol: https://chromedevtools.github.io/devtools-protocol/; with `--remote-debugging-pipe`, messages are
-JSON that ends with a zero byte, written to descriptor 3 and read from descriptor 4 of the browser.
+The protocol: https://chromedevtools.github.io/devtools-protocol/. With `--remote-debugging-pipe`, messages
+are JSON that ends with a zero byte, written to descriptor 3 and read from descriptor 4 of the browser.
 """
 
 from __future__ import annotations
@@ -31,7 +31,12 @@ FLAGS = (
     "--remote-debugging-pipe",
 )
 # Puts the two pipes where the browser looks for them, and becomes the browser.
-_LAUNCHER = "import os,sys; os.dup2(int(sys.argv[1]),3); os.dup2(int(sys.argv[2]),4); os.execv(sys.argv[3],sys.argv[3:])"
+_LAUNCHER = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.dup2(int(sys.argv[2]), 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 def find_chromium() -> str | None:

@@ -1,9 +1,8 @@
-"""A packaged page of the embedded model; tests that need Node.js, a browser or npm's packages say what is missing."""
+"""A packaged page of the embedded model, in Node.js and in a browser; tests say which of these is missing."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -14,23 +13,10 @@ import pytest
 
 import qtool
 import qtool_runtime
-from qtool.errors import MissingExtraError
-from qtool.web.libraries import find_libraries
 from qtool.web.page import package_web
 from support.browser import find_chromium
 from support.fixtures import Node
-
-
-@pytest.fixture(scope="session")
-def node_modules() -> Path | None:
-    """Where npm has installed the libraries; None for the user's cache."""
-    named = os.environ.get("QTOOL_NODE_MODULES")
-    folder = Path(named) if named else None
-    try:
-        find_libraries(folder)
-    except MissingExtraError as error:
-        pytest.skip(f"{error.message} (see QTOOL_NODE_MODULES, or `qtool package --fetch`)")
-    return folder
+from support.places import node_modules
 
 
 @pytest.fixture(scope="session")
@@ -49,12 +35,10 @@ def web_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def page_folder(
-    web_artifact: Path, node_modules: Path | None, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def page_folder(web_artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its page; read-only."""
     folder = tmp_path_factory.mktemp("page") / "page"
-    return package_web(web_artifact, folder, node_modules=node_modules).path
+    return package_web(web_artifact, folder, node_modules=node_modules()).path
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Answers of the page's modules in Node.js (WebAssembly), beside the Python runtime's on the same artifact."""
+"""Answers of the page's modules in Node.js (WebAssembly), beside those of the Python runtime."""
 
 from __future__ import annotations
 
@@ -63,7 +63,9 @@ def test_logits_are_near(node: Node, address: str, python_model: qtool_runtime.M
         assert distance < TOLERANCES["int4"]["wasm"]
 
 
-def test_next_turn_reads_only_what_is_new(node: Node, address: str, python_model: qtool_runtime.Model) -> None:
+def test_next_turn_reads_only_what_is_new(
+    node: Node, address: str, python_model: qtool_runtime.Model
+) -> None:
     first = [user("What is 7 + 5?")]
     second = [*first, {"role": "assistant", "content": "7 + 5 = 12."}, user("What can you do?")]
     other = [user("Turn on the kitchen light")]  # the cache is longer than this prompt
@@ -154,7 +156,11 @@ def test_damage_is_found_and_named(node: Node, page_folder: Path) -> None:
         ("manifest.json", None, "manifest.json cannot be loaded: the server answered 404"),
         ("manifest.json", b"<html>", "manifest.json is no manifest"),
         ("manifest.json", b"\xff\xfe", "manifest.json is damaged: it is not UTF-8 text"),
-        ("manifest.json", with_change(manifest, b'"context": 2048', b'"context": 9999'), "manifest.json was changed"),
+        (
+            "manifest.json",
+            with_change(manifest, b'"context": 2048', b'"context": 9999'),
+            "manifest.json was changed",
+        ),
         ("manifest.json", with_change(manifest, digest, b"0" * 64), "manifest.json was changed"),
         (
             "manifest.json",

@@ -207,7 +207,11 @@ def test_isolated_page_uses_threads(browser: Page, page_folder: Path) -> None:
         ("/model/tokenizer.json", b"{}", "tokenizer.json is damaged: the download ended after 2 of"),
         ("/qtool/session.js", None, "the model's worker failed"),
         ("/lib/onnxruntime-web/ort.wasm.js", None, "onnxruntime-web (ort.wasm.js) cannot be loaded"),
-        ("/lib/onnxruntime-web/ort-wasm-simd-threaded.wasm", None, "onnxruntime-web 1.30.0 cannot open the model"),
+        (
+            "/lib/onnxruntime-web/ort-wasm-simd-threaded.wasm",
+            None,
+            "onnxruntime-web 1.30.0 cannot open the model",
+        ),
     ],
 )
 def test_what_fails_in_loading_is_shown(
@@ -262,9 +266,7 @@ def test_page_fits_small_screens_and_everything_has_a_name(page: Page) -> None:
 
 
 @pytest.mark.slow
-def test_webgpu_gives_the_same_answer(
-    chromium: str, root: str, python_model: qtool_runtime.Model
-) -> None:
+def test_webgpu_gives_the_same_answer(chromium: str, root: str, python_model: qtool_runtime.Model) -> None:
     """On a GPU in software (SwiftShader), which says nothing about speed."""
     with open_browser(chromium, *SOFTWARE_GPU) as page:
         page.open(root)
@@ -273,7 +275,9 @@ def test_webgpu_gives_the_same_answer(
         assert "WebGPU" in page.text("#facts")
         set_option(page, "max-tokens", "8")
         ask(page, "What is 7 + 5?", timeout=240)
-        stream = python_model.chat([{"role": "user", "content": "What is 7 + 5?"}], temperature=0, max_tokens=8)
+        stream = python_model.chat(
+            [{"role": "user", "content": "What is 7 + 5?"}], temperature=0, max_tokens=8
+        )
         stream.read()
         answer = last_answer(page)
         assert (answer["reasoning"], answer["text"]) == (stream.reasoning, stream.text)
