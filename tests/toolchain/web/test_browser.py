@@ -162,6 +162,7 @@ def test_invalid_options_are_reported(page: Page) -> None:
     page.wait_for(FAILED)
     assert page.text("#error") == "topP is 7; valid: above 0, up to 1"
     assert page.text("#conversation").strip() == ""
+    assert page.evaluate("document.querySelector('#prompt').value") == "Hi"
     set_option(page, "top-p", "1")
     set_option(page, "max-tokens", "3")
     ask(page, "Hi")

@@ -74,7 +74,7 @@ async function send() {
       element("status").textContent = value.stats.decodeRate ? `${value.stats.decodeRate.toFixed(1)} tokens/s` : "";
     }
   } catch (error) {
-    conversation.takeBack();
+    element("prompt").value = conversation.takeBack();
     throw error;
   } finally {
     cancel = null;

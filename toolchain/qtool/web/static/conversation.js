@@ -55,11 +55,13 @@ export class Conversation {
     this.#showEnd();
   }
 
-  /** Removes a question that could not be answered. */
+  /** Removes a question that could not be answered, and returns it. */
   takeBack() {
-    this.#turn.asked.remove();
-    this.#turn.answered.remove();
+    const { question, asked, answered } = this.#turn;
+    asked.remove();
+    answered.remove();
     this.#turn = null;
+    return question;
   }
 
   #endReasoning() {
