@@ -6,11 +6,9 @@ activations and then as shipped; float16; and, for each, token by token against 
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 
 import qtool
@@ -18,7 +16,7 @@ import qtool_targets
 from support import numpy_decoder
 from support.dequantized import dequantized
 from support.fixtures import Artifacts, Checkpoints
-from support.raw_session import RawSession, distance
+from support.raw_session import RawSession, distance, with_exact_activations
 from support.tiny import TinyCheckpoint
 from support.tolerances import TOLERANCES
 
@@ -73,18 +71,6 @@ def in_pieces(folder: Path) -> np.ndarray:
     pieces += [session.forward([token], rows=1) for token in TOKENS[7:30]]
     pieces += [session.forward(TOKENS[30:], rows=10)]
     return np.concatenate(pieces)
-
-
-def with_exact_activations(artifact: Path, folder: Path) -> Path:
-    """Copies an artifact and switches the kernels' rounding of activations to int8 off; weights stay."""
-    shutil.copytree(artifact, folder)
-    model = onnx.load(folder / "model.onnx", load_external_data=False)
-    levels = [a for node in model.graph.node for a in node.attribute if a.name == "accuracy_level"]
-    assert {level.i for level in levels} == {4}
-    for level in levels:
-        level.i = 0
-    onnx.save(model, folder / "model.onnx")
-    return folder
 
 
 @each_model
