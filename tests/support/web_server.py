@@ -70,7 +70,11 @@ def serve(
         pause: seconds behind each 128 kB of those.
     """
     handler = partial(
-        _Handler, directory=str(folder), headers=headers or {}, instead=instead or {}, pause=pause
+        _Handler,
+        directory=str(folder),
+        headers=headers or {},
+        instead={} if instead is None else instead,
+        pause=pause,
     )
     with ThreadingHTTPServer(("localhost", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -178,6 +179,40 @@ def test_damage_is_found_and_named(node: Node, page_folder: Path) -> None:
         assert error["name"] == "QtoolError"
         assert error["message"].startswith(message), error
         assert error["hint"]
+
+
+def signed(manifest: dict[str, Any]) -> bytes:
+    """Returns a manifest with the digest of what it says now."""
+    manifest = {key: value for key, value in manifest.items() if key != DIGEST_KEY}
+
+    def canonical(document: dict[str, Any]) -> bytes:
+        text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False)
+        return f"{text}\n".encode()
+
+    return canonical(manifest | {DIGEST_KEY: hashlib.sha256(canonical(manifest)).hexdigest()})
+
+
+def test_senseless_manifest_is_refused(node: Node, page_folder: Path) -> None:
+    manifest = json.loads((page_folder / "model" / "manifest.json").read_bytes())
+    assert signed(manifest) == (page_folder / "model" / "manifest.json").read_bytes()
+    cache, (first, *others) = manifest["kv_cache"], manifest["files"]
+    cases = [
+        (manifest | {"context": 0}, "the manifest's context is 0; valid: 1 to"),
+        (
+            manifest | {"kv_cache": cache | {"layers": 1 << 40}},
+            "the manifest's layers is 1099511627776; valid:",
+        ),
+        (
+            manifest | {"files": [first | {"path": "../secret"}, *others]},
+            'the manifest has a file "../secret"',
+        ),
+        (manifest | {"files": [first | {"size": -1}, *others]}, "the manifest has a file"),
+        (manifest | {"files": [first | {"size": 1 << 33}, *others]}, "the artifact is larger than 4 GB"),
+    ]
+    for document, message in cases:
+        with serve(page_folder, instead={"/model/manifest.json": signed(document)}) as root:
+            error = node("fail", model=f"{root}model")
+        assert error["name"] == "QtoolError" and error["message"].startswith(message), error
 
 
 def test_artifact_for_something_else_is_refused(node: Node, tmp_path: Path) -> None:

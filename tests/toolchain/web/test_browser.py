@@ -190,6 +190,29 @@ def test_progress_of_the_download_is_shown(browser: Page, page_folder: Path) -> 
     assert steps == sorted(steps)
 
 
+def test_next_visit_downloads_nothing_large(browser: Page, page_folder: Path) -> None:
+    sent: dict[str, bytes | None] = {}
+    with serve(page_folder, headers={"Cache-Control": "no-store"}, instead=sent) as address:
+        load(browser, address)
+        sent |= {"/model/model.onnx.data": None, "/model/tokenizer.json": None}  # no longer on the server
+        load(browser, address)
+        ask(browser, "What is 7 + 5?")
+        assert last_answer(browser)["text"] == "7 + 5 = 12."
+        browser.evaluate(
+            "caches.open('qtool-artifacts').then(async (cache) => {"
+            " const [key] = (await cache.keys()).filter(({url}) => url.includes('model.onnx.data'));"
+            " await cache.put(key, new Response('altered')); })"
+        )
+        del sent["/model/tokenizer.json"]
+        browser.open(address)
+        browser.wait_for(READY)
+        browser.click("#load")
+        browser.wait_for(FAILED)  # altered there, and not on the server
+        assert "model.onnx.data cannot be loaded" in browser.text("#error-message")
+        sent.clear()
+        load(browser, address)
+
+
 def test_isolated_page_uses_threads(browser: Page, page_folder: Path) -> None:
     with serve(page_folder, headers=ISOLATED) as address:
         load(browser, address)
@@ -250,6 +273,15 @@ def test_missing_webgpu_is_an_error_only_where_it_is_asked_for(browser: Page, ro
     browser.click("#load")
     browser.wait_for(FAILED)
     assert browser.text("#error-message") == "this browser gives no WebGPU adapter"
+
+
+def test_page_that_is_not_secure_says_so(chromium: str, root: str) -> None:
+    """Served under a name other than localhost, without https, the browser cannot check files."""
+    with open_browser(chromium, "--host-resolver-rules=MAP device.example 127.0.0.1") as page:
+        page.open(root.replace("localhost", "device.example"))
+        page.wait_for(FAILED)
+        assert "this page cannot check the files it loads" in page.text("#error-message")
+        assert page.text("#error-hint") == "Serve the folder over https, or open it as http://localhost."
 
 
 def test_page_fits_small_screens_and_everything_has_a_name(page: Page) -> None:

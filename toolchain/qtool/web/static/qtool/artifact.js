@@ -2,9 +2,11 @@
 
 import { decodeText, download, downloadText, sha256 } from "./download.js";
 import { QtoolError } from "./errors.js";
+import { readStored, store } from "./stored.js";
 
 const FORMAT_VERSION = 1;
 const MAXIMUM_MANIFEST_BYTES = 16 << 20;
+const MAXIMUM_COUNT = 1 << 24;
 const MAXIMUM_BYTES = 2 ** 32; // what 32-bit WebAssembly can address
 
 const TOKENIZER = "tokenizer.json";
@@ -34,6 +36,7 @@ export async function readManifest(folder, signal) {
     );
   }
   await checkDigest(text, manifest);
+  checkValues(manifest);
   checkUse(manifest);
   return manifest;
 }
@@ -47,6 +50,21 @@ async function checkDigest(text, manifest) {
       "manifest.json was changed after the build: its text does not have the SHA-256 it carries",
       "Package the artifact again; do not edit its files.",
     );
+  }
+}
+
+/** Refuses what makes no sense: files outside the folder, and counts that memory would be taken for. */
+function checkValues({ files, context, kv_cache: cache }) {
+  const counts = { context, layers: cache.layers, heads: cache.num_key_value_heads, head_dim: cache.head_dim };
+  for (const [name, count] of Object.entries(counts)) {
+    if (!Number.isInteger(count) || count < 1 || count > MAXIMUM_COUNT) {
+      throw new QtoolError(`the manifest's ${name} is ${count}; valid: 1 to ${MAXIMUM_COUNT}`);
+    }
+  }
+  for (const { path, size } of files) {
+    if (!Number.isInteger(size) || size < 0 || path.startsWith("/") || /(^|\/)\.\.(\/|$)|[\\:]/.test(path)) {
+      throw new QtoolError(`the manifest has a file ${JSON.stringify(path)} of ${size} bytes`, "Do not load this artifact.");
+    }
   }
 }
 
@@ -75,7 +93,7 @@ export function neededFiles(manifest) {
 }
 
 /**
- * Downloads what running an artifact needs.
+ * Downloads what running an artifact needs, unless this browser has it from an earlier visit.
  *
  * @param {URL} folder of the artifact, ending with a slash
  * @param {object} manifest
@@ -95,7 +113,7 @@ export async function downloadArtifact(folder, manifest, { onProgress = () => {}
   const files = new Map();
   for (const entry of entries) {
     const url = new URL(entry.path.split("/").map(encodeURIComponent).join("/"), folder);
-    files.set(entry.path, await download(url, entry, { onBytes, signal }));
+    files.set(entry.path, (await readStored(url, entry)) ?? (await downloadAndStore(url, entry, { onBytes, signal })));
   }
   const { file } = manifest.graph;
   const take = (path) => {
@@ -110,6 +128,12 @@ export async function downloadArtifact(folder, manifest, { onProgress = () => {}
     tokenizerConfig: files.has(TOKENIZER_CONFIG) ? parse(take(TOKENIZER_CONFIG), TOKENIZER_CONFIG) : {},
     chatTemplate: template ? decodeText(template, CHAT_TEMPLATE) : null,
   };
+}
+
+async function downloadAndStore(url, entry, options) {
+  const bytes = await download(url, entry, options);
+  await store(url, entry, bytes);
+  return bytes;
 }
 
 function parse(bytes, name) {
