@@ -48,7 +48,9 @@ const tasks = {
     const { ChatTemplate } = await load("chat");
     const instance = new Tokenizer(JSON.parse(readFileSync(tokenizer, "utf8")));
     const chat = new ChatTemplate(readFileSync(template, "utf8"), {});
-    return conversations.map(({ messages, enableThinking }) => chat.encode(instance, messages, { enableThinking }));
+    return conversations.map(({ messages, enableThinking }) =>
+      chat.encode(instance, messages, { enableThinking }),
+    );
   },
 
   /** pieces of text -> events */

@@ -45,8 +45,10 @@ function showProgress({ loaded, total }) {
 }
 
 function describe({ manifest, provider, threads }) {
-  const place = provider === "webgpu" ? "WebGPU" : `WebAssembly, ${threads} thread${threads === 1 ? "" : "s"}`;
-  return `${manifest.model.architecture}, ${manifest.target.weights.bits}-bit, in this browser (${place}). What you write stays here.`;
+  const place =
+    provider === "webgpu" ? "WebGPU" : `WebAssembly, ${threads} thread${threads === 1 ? "" : "s"}`;
+  const kind = `${manifest.model.architecture}, ${manifest.target.weights.bits}-bit`;
+  return `${kind}, in this browser (${place}). What you write stays here.`;
 }
 
 function restart() {
@@ -71,7 +73,9 @@ async function send() {
         break;
       }
       conversation.add(value);
-      element("status").textContent = value.stats.decodeRate ? `${value.stats.decodeRate.toFixed(1)} tokens/s` : "";
+      element("status").textContent = value.stats.decodeRate
+        ? `${value.stats.decodeRate.toFixed(1)} tokens/s`
+        : "";
     }
   } catch (error) {
     element("prompt").value = conversation.takeBack();

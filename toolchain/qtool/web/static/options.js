@@ -1,7 +1,13 @@
 // The form with the options of an answer.
 
 const element = (id) => document.getElementById(id);
-const NUMBERS = { temperature: "temperature", "top-k": "topK", "top-p": "topP", "max-tokens": "maxTokens", seed: "seed" };
+const NUMBERS = {
+  temperature: "temperature",
+  "top-k": "topK",
+  "top-p": "topP",
+  "max-tokens": "maxTokens",
+  seed: "seed",
+};
 
 /** Shows the model's own values. */
 export function fillDefaults({ defaults, context, thinks }) {

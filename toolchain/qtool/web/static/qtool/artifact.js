@@ -55,7 +55,12 @@ async function checkDigest(text, manifest) {
 
 /** Refuses what makes no sense: files outside the folder, and counts that memory would be taken for. */
 function checkValues({ files, context, kv_cache: cache }) {
-  const counts = { context, layers: cache.layers, heads: cache.num_key_value_heads, head_dim: cache.head_dim };
+  const counts = {
+    context,
+    layers: cache.layers,
+    heads: cache.num_key_value_heads,
+    head_dim: cache.head_dim,
+  };
   for (const [name, count] of Object.entries(counts)) {
     if (!Number.isInteger(count) || count < 1 || count > MAXIMUM_COUNT) {
       throw new QtoolError(`the manifest's ${name} is ${count}; valid: 1 to ${MAXIMUM_COUNT}`);
@@ -63,7 +68,10 @@ function checkValues({ files, context, kv_cache: cache }) {
   }
   for (const { path, size } of files) {
     if (!Number.isInteger(size) || size < 0 || path.startsWith("/") || /(^|\/)\.\.(\/|$)|[\\:]/.test(path)) {
-      throw new QtoolError(`the manifest has a file ${JSON.stringify(path)} of ${size} bytes`, "Do not load this artifact.");
+      throw new QtoolError(
+        `the manifest has a file ${JSON.stringify(path)} of ${size} bytes`,
+        "Do not load this artifact.",
+      );
     }
   }
 }
@@ -77,10 +85,16 @@ function checkUse(manifest) {
     );
   }
   if (cache.dtype !== "float32") {
-    throw new QtoolError(`the artifact has a ${cache.dtype} KV cache; this page runs float32`, "Build it with `--target web-int4`.");
+    throw new QtoolError(
+      `the artifact has a ${cache.dtype} KV cache; this page runs float32`,
+      "Build it with `--target web-int4`.",
+    );
   }
   if (neededFiles(manifest).reduce((sum, file) => sum + file.size, 0) >= MAXIMUM_BYTES) {
-    throw new QtoolError("the artifact is larger than 4 GB, which a browser cannot load", "Use a smaller model.");
+    throw new QtoolError(
+      "the artifact is larger than 4 GB, which a browser cannot load",
+      "Use a smaller model.",
+    );
   }
 }
 
@@ -88,7 +102,9 @@ function checkUse(manifest) {
 export function neededFiles(manifest) {
   const { file } = manifest.graph;
   const wanted = (path) =>
-    path === file || path.startsWith(`${file}.`) || [TOKENIZER, TOKENIZER_CONFIG, CHAT_TEMPLATE].includes(path);
+    path === file ||
+    path.startsWith(`${file}.`) ||
+    [TOKENIZER, TOKENIZER_CONFIG, CHAT_TEMPLATE].includes(path);
   return manifest.files.filter((entry) => wanted(entry.path));
 }
 
@@ -113,7 +129,10 @@ export async function downloadArtifact(folder, manifest, { onProgress = () => {}
   const files = new Map();
   for (const entry of entries) {
     const url = new URL(entry.path.split("/").map(encodeURIComponent).join("/"), folder);
-    files.set(entry.path, (await readStored(url, entry)) ?? (await downloadAndStore(url, entry, { onBytes, signal })));
+    files.set(
+      entry.path,
+      (await readStored(url, entry)) ?? (await downloadAndStore(url, entry, { onBytes, signal })),
+    );
   }
   const { file } = manifest.graph;
   const take = (path) => {
@@ -123,7 +142,9 @@ export async function downloadArtifact(folder, manifest, { onProgress = () => {}
   const template = files.get(CHAT_TEMPLATE);
   return {
     graph: take(file),
-    weights: [...files].filter(([path]) => path.startsWith(`${file}.`)).map(([path, data]) => ({ path, data })),
+    weights: [...files]
+      .filter(([path]) => path.startsWith(`${file}.`))
+      .map(([path, data]) => ({ path, data })),
     tokenizer: parse(take(TOKENIZER), TOKENIZER),
     tokenizerConfig: files.has(TOKENIZER_CONFIG) ? parse(take(TOKENIZER_CONFIG), TOKENIZER_CONFIG) : {},
     chatTemplate: template ? decodeText(template, CHAT_TEMPLATE) : null,

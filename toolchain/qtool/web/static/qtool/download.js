@@ -28,7 +28,10 @@ export async function download(url, expected, { onBytes = () => {}, signal } = {
   }
   const found = await sha256(bytes);
   if (found !== expected.sha256) {
-    throw damaged(name, `its SHA-256 is ${found.slice(0, 12)}…, the manifest says ${expected.sha256.slice(0, 12)}…`);
+    throw damaged(
+      name,
+      `its SHA-256 is ${found.slice(0, 12)}…, the manifest says ${expected.sha256.slice(0, 12)}…`,
+    );
   }
   return bytes;
 }
@@ -112,7 +115,10 @@ function interrupted(name, error, signal) {
 }
 
 function damaged(name, reason) {
-  return new QtoolError(`${name} is damaged: ${reason}`, "Load again; if it stays, package the artifact again.");
+  return new QtoolError(
+    `${name} is damaged: ${reason}`,
+    "Load again; if it stays, package the artifact again.",
+  );
 }
 
 function fileName(url) {

@@ -45,7 +45,10 @@ async function chooseProvider(wanted) {
   const adapter = await globalThis.navigator?.gpu?.requestAdapter().catch(() => null);
   if (wanted === "webgpu") {
     if (adapter) return "webgpu";
-    throw new QtoolError("this browser gives no WebGPU adapter", "Load with the provider `wasm`, or another browser.");
+    throw new QtoolError(
+      "this browser gives no WebGPU adapter",
+      "Load with the provider `wasm`, or another browser.",
+    );
   }
   const software = adapter?.info?.isFallbackAdapter; // slower than WebAssembly
   return adapter && !software ? "webgpu" : "wasm";

@@ -80,7 +80,10 @@ export class Model {
    */
   chat(messages, { enableThinking, ...options } = {}) {
     if (!this.#template) {
-      throw new QtoolError("the artifact has no chat template: it is a base model", "Use generate() instead.");
+      throw new QtoolError(
+        "the artifact has no chat template: it is a base model",
+        "Use generate() instead.",
+      );
     }
     const { ids, text } = this.#template.encode(this.tokenizer, messages, { enableThinking });
     return this.#answer(ids, { ...this.defaults, ...options }, new AnswerParser(isOpened(text)));
@@ -152,8 +155,7 @@ export class Answer {
 
 /** Collects token ids, and turns them into pieces of text, sorted by the parser if there is one. */
 async function* events(tokens, tokenIds, decoder, parser) {
-  const sort = (text, final) =>
-    parser ? parser.push(text, final) : text ? [{ kind: "answer", text }] : [];
+  const sort = (text, final) => (parser ? parser.push(text, final) : text ? [{ kind: "answer", text }] : []);
   for await (const id of tokens) {
     tokenIds.push(id);
     yield* sort(decoder.push(id), false);

@@ -3,11 +3,17 @@
 import { QtoolError } from "./errors.js";
 
 const VALID = {
-  temperature: [(value) => value === 0 || (value >= 0.001 && value <= 100), "0 (greedy), or from 0.001 to 100"],
+  temperature: [
+    (value) => value === 0 || (value >= 0.001 && value <= 100),
+    "0 (greedy), or from 0.001 to 100",
+  ],
   topK: [(value) => Number.isInteger(value) && value >= 0, "0 (all), or a count"],
   topP: [(value) => value > 0 && value <= 1, "above 0, up to 1"],
   repetitionPenalty: [(value) => value > 0 && value <= 100, "above 0, up to 100"],
-  seed: [(value) => value === null || (Number.isInteger(value) && value >= 0 && value < 2 ** 32), "none, or an integer from 0 to 2^32 - 1"],
+  seed: [
+    (value) => value === null || (Number.isInteger(value) && value >= 0 && value < 2 ** 32),
+    "none, or an integer from 0 to 2^32 - 1",
+  ],
 };
 
 export const GREEDY = { temperature: 0, topK: 0, topP: 1, repetitionPenalty: 1, seed: null };
@@ -122,7 +128,9 @@ function keepTopP(candidates, topP) {
   const total = candidates.reduce((sum, { weight }) => sum + weight, 0);
   // All weights under this together hold less than 1 - topP, so none of them can be needed.
   const least = ((1 - topP) * total) / candidates.length;
-  const sorted = candidates.filter(({ weight }) => weight >= least).sort((one, other) => other.weight - one.weight);
+  const sorted = candidates
+    .filter(({ weight }) => weight >= least)
+    .sort((one, other) => other.weight - one.weight);
   let sum = 0;
   const end = sorted.findIndex(({ weight }) => (sum += weight) >= topP * total);
   return end < 0 ? sorted : sorted.slice(0, end + 1);
