@@ -4,10 +4,10 @@
     python tests/bench/all_targets.py model-q4_k_m.gguf       # and models of yours
 
 Each build is a child process with the interpreter that runs this script. A round is one `qtool build --target
-all` and then one `qtool build` for each of the same targets; printed are the quotients, round by round, of the
-one run over the sum of the others, in wall time and in processor time, and the median of the rounds. Every file
-of the one run must have the bytes that the separate build gives it; otherwise the script fails. The model is
-read once before, so that all builds find it in the page cache.
+all` and then one `qtool build` for each of the same targets; printed are the quotients of the one run over
+the sum of the others, in wall time and in processor time: median, lowest and highest of the rounds. Every
+file of the one run must have the bytes that the separate build gives it; otherwise the script fails. The
+model is read once before, so that all builds find it in the page cache.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import qtool_targets
 from build import digests, read_through
 from measure import MEGABYTE, Child, argument_parser, finish, paired_ratio, run_child, say
+
+import qtool_targets
 
 
 def build(model: str | None, target: str, output: Path) -> Child:
@@ -83,8 +84,8 @@ def report(result: dict[str, Any]) -> None:
     """Prints the figures of one model for people."""
     wall, cpu = (result[f"{what}_ratio"] for what in ("seconds", "cpu_seconds"))
     say(
-        f"{result['model']}, {result['targets']} targets: one run takes {wall['median']:.0%} of the time of the"
-        f" separate builds ({wall['low']:.0%} to {wall['high']:.0%}), {cpu['median']:.0%} of the processor time"
+        f"{result['model']}, {result['targets']} targets: one run takes {wall['median']:.0%} of the time of"
+        f" separate builds ({wall['low']:.0%} to {wall['high']:.0%}), {cpu['median']:.0%} of processor time"
     )
     peak, apart = result["peak_bytes"] / MEGABYTE, result["separate_peak_bytes"] / MEGABYTE
     say(f"    peak memory {peak:.0f} MB, of the largest separate build {apart:.0f} MB")
@@ -95,7 +96,9 @@ def report(result: dict[str, Any]) -> None:
 def main() -> None:
     """Reads the command line, measures and prints."""
     parser = argument_parser(__doc__)
-    parser.add_argument("models", nargs="*", help="what qtool build takes; the embedded model is always measured")
+    parser.add_argument(
+        "models", nargs="*", help="what qtool build takes; the embedded one is always measured"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     results = []

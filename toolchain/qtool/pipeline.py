@@ -9,7 +9,7 @@ come after, and, where it is asked for, how close the artifact is to its source.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from qtool.artifact.folder import check_destination, new_folder
 from qtool.jobs import Evaluation, Job, plan_jobs, threads_or_all
+from qtool.quantize.schemes import Role, scheme_for
 from qtool_runtime.manifest import Calibration, Manifest
 from qtool_targets import Gates, Target
 
@@ -129,11 +130,14 @@ def run_jobs(
     quality = QualityStage(jobs, threads=count, progress=report)
     with ExitStack() as stack:
         folders = [stack.enter_context(new_folder(job.output, force=force)) for job in jobs]
+        known: dict[Hashable, Calibrated] = {}
         packages = []
         for job, tokens, folder in zip(jobs, windows, folders, strict=True):
-            waiting = Path(stack.enter_context(TemporaryDirectory(prefix=".calibrated-", dir=folder)))
-            integers = _calibrate_weights(job, tokens, waiting, count, report)
-            packages.append((_describe_graph(job, integers, report), folder))
+            alike = _calibrated_alike(job, tokens)
+            if alike not in known:
+                waiting = Path(stack.enter_context(TemporaryDirectory(prefix=".calibrated-", dir=folder)))
+                known[alike] = _calibrate_weights(job, tokens, waiting, count, report)
+            packages.append((_describe_graph(job, known[alike], report), folder))
         Package.write_weights(packages, count, lambda done, total: report("quantize", done, total))
         manifests = []
         for job, tokens, (package, folder) in zip(jobs, windows, packages, strict=True):
@@ -145,6 +149,14 @@ def run_jobs(
         for folder, manifest in zip(folders, manifests, strict=True):
             write_manifest(folder, manifest)
     return [Artifact(job.output, manifest) for job, manifest in zip(jobs, manifests, strict=True)]
+
+
+def _calibrated_alike(job: Job, windows: NDArray[np.int64] | None) -> Hashable:
+    """Returns what calibrated matrices depend on within a run: targets that agree in it share them."""
+    if windows is None or job.calibration is None or not job.recipe.calibrates(job.target):
+        return None
+    schemes = tuple(scheme_for(job.target, role) for role in (Role.ATTENTION, Role.MLP, Role.LM_HEAD))
+    return job.calibration.sha256, windows.shape, schemes, job.target.precision.activations
 
 
 def _calibrate_weights(
