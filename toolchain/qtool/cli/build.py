@@ -12,6 +12,7 @@ import qtool_targets
 from qtool.cli.output import (
     json_option,
     megabytes,
+    phone_facts,
     print_facts,
     print_json,
     print_table,
@@ -171,6 +172,7 @@ def _print_plan(job: Job) -> None:
             ("device runtime", megabytes(device.runtime)),
             ("device peak", f"{megabytes(device.peak)} of a budget of {megabytes(device.budget)}"),
             ("fits", "yes" if plan.fits else "no"),
+            *phone_facts(plan.phones),
         ]
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from qtool.phones import PhonePlan
 from qtool_runtime.manifest import Quality
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
@@ -36,6 +37,16 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def megabytes(size: int) -> str:
     """Returns a size in units of 10^6 bytes, with one decimal below 100."""
     return f"{size / 1e6:,.1f} MB" if size < 100e6 else f"{size / 1e6:,.0f} MB"
+
+
+def phone_facts(plans: Iterable[PhonePlan]) -> list[tuple[str, str]]:
+    """Returns what context fits each phone, for `print_facts`."""
+    facts = []
+    for plan in plans:
+        room = f"of {plan.app_bytes / 1e9:.1f} GB for the app"
+        fits = f"context up to {plan.context:,} tokens, {room}" if plan.context else f"too large, {room}"
+        facts.append((f"{plan.phone_gb} GB phone", fits))
+    return facts
 
 
 def quality_line(quality: Quality) -> str:
