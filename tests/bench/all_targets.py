@@ -28,7 +28,19 @@ import qtool_targets
 def build(model: str | None, target: str, output: Path) -> Child:
     """Runs one qtool build."""
     source = [] if model is None else [model]
-    command = [sys.executable, "-m", "qtool", "build", *source, "--target", target, "-o", output, "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "qtool",
+        "build",
+        *source,
+        "--no-cache",
+        "--target",
+        target,
+        "-o",
+        output,
+        "--json",
+    ]
     return run_child(command)
 
 

@@ -31,7 +31,19 @@ def build(model: str, target: str, output: Path, threads: int | None = None) -> 
     """Runs one qtool build."""
     options = [] if threads is None else ["--threads", str(threads)]
     return run_child(
-        [sys.executable, "-m", "qtool", "build", model, "--target", target, "-o", output, *options]
+        [
+            sys.executable,
+            "-m",
+            "qtool",
+            "build",
+            model,
+            "--no-cache",
+            "--target",
+            target,
+            "-o",
+            output,
+            *options,
+        ]
     )
 
 
