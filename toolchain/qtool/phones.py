@@ -45,7 +45,7 @@ def plan_phones(
         most: longest context that can be asked for.
         growth: bytes that the weights grow by with each token of context.
     """
-    per_token = memory.kv_cache // context + growth
+    per_token = max(1, memory.kv_cache // context + growth)
     fixed = memory.weights - context * growth + memory.activations + memory.runtime
     remembered = memory.budget // PREFIX_MEMORY_SHARE if memory.prefix_memory else 0
     plans = []

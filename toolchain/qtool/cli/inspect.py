@@ -108,8 +108,11 @@ def _memory(plan: MemoryPlan) -> str:
 
 
 def _phones(document: Manifest) -> tuple[PhonePlan, ...]:
-    """Plans for the phones that the target names, if the manifest is as qtool writes it."""
-    sizes = (document.target.get("memory") or {}).get("phones_gb") or []
+    """Plans for the phones that the target names; nobody has checked how the manifest does that."""
+    memory = document.target.get("memory")
+    sizes = memory.get("phones_gb") if isinstance(memory, dict) else None
+    if not isinstance(sizes, list) or not all(type(size) is int and 0 < size <= 64 for size in sizes):
+        return ()
     return plan_phones(sizes, document.memory, document.context, document.context)
 
 

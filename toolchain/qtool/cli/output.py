@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from qtool.phones import PhonePlan
+from qtool.phones import APP_SHARE, PhonePlan
 from qtool_runtime.manifest import Quality
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
@@ -39,14 +39,15 @@ def megabytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB" if size < 100e6 else f"{size / 1e6:,.0f} MB"
 
 
-def phone_facts(plans: Iterable[PhonePlan]) -> list[tuple[str, str]]:
+def phone_facts(plans: Sequence[PhonePlan]) -> list[tuple[str, str]]:
     """Returns what context fits each phone, for `print_facts`."""
-    facts = []
-    for plan in plans:
-        room = f"of {plan.app_bytes / 1e9:.1f} GB for the app"
-        fits = f"context up to {plan.context:,} tokens, {room}" if plan.context else f"too large, {room}"
-        facts.append((f"{plan.phone_gb} GB phone", fits))
-    return facts
+    if not plans:
+        return []
+    fits = [
+        f"{plan.phone_gb} GB: " + (f"{plan.context:,} tokens" if plan.context else "too large")
+        for plan in plans
+    ]
+    return [("phones", f"{'; '.join(fits)}; with {APP_SHARE:.0%} of the memory for the app")]
 
 
 def quality_line(quality: Quality) -> str:
