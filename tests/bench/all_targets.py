@@ -25,23 +25,11 @@ from measure import MEGABYTE, Child, argument_parser, finish, paired_ratio, run_
 import qtool_targets
 
 
-def build(model: str | None, target: str, output: Path) -> Child:
+def build(model: str | None, target: str, output: Path, recipe: str) -> Child:
     """Runs one qtool build."""
     source = [] if model is None else [model]
-    command = [
-        sys.executable,
-        "-m",
-        "qtool",
-        "build",
-        *source,
-        "--no-cache",
-        "--target",
-        target,
-        "-o",
-        output,
-        "--json",
-    ]
-    return run_child(command)
+    options = ["--target", target, "-o", output, "--recipe", recipe, "--no-cache", "--json"]
+    return run_child([sys.executable, "-m", "qtool", "build", *source, *options])
 
 
 def differing_files(target: str, one: Path, other: Path) -> list[str]:
@@ -51,28 +39,30 @@ def differing_files(target: str, one: Path, other: Path) -> list[str]:
     return [f"{target}/{file}" for file in files if together.get(file) != apart.get(file)]
 
 
-def run_round(model: str | None, targets: tuple[str, ...]) -> tuple[Child, list[Child], list[str]]:
+def run_round(
+    model: str | None, targets: tuple[str, ...], recipe: str
+) -> tuple[Child, list[Child], list[str]]:
     """Builds for all targets at once and one by one; also returns the files that differ."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        together = build(model, "all", folder / "all")
+        together = build(model, "all", folder / "all", recipe)
         built = {artifact["target"]: Path(artifact["path"]) for artifact in json.loads(together.stdout)}
         apart, different = [], []
         for target in targets:
-            apart.append(build(model, target, folder / "separate"))
+            apart.append(build(model, target, folder / "separate", recipe))
             different += differing_files(target, built[target], folder / "separate")
             shutil.rmtree(folder / "separate")  # one artifact in float32 is gigabytes
         return together, apart, different
 
 
-def measure(model: str | None, rounds: int) -> dict[str, Any]:
+def measure(model: str | None, rounds: int, recipe: str) -> dict[str, Any]:
     """Measures one model."""
     targets = qtool_targets.names()
     together: list[Child] = []
     apart: list[list[Child]] = []
     different: set[str] = set()
     for number in range(rounds):
-        one, many, files = run_round(model, tuple(targets))
+        one, many, files = run_round(model, tuple(targets), recipe)
         together.append(one)
         apart.append(many)
         different.update(files)
@@ -81,6 +71,7 @@ def measure(model: str | None, rounds: int) -> dict[str, Any]:
         "model": "nano" if model is None else Path(model).name,
         "targets": len(targets),
         "rounds": rounds,
+        "recipe": recipe,
         "peak_bytes": max(child.peak_bytes for child in together),
         "separate_peak_bytes": max(child.peak_bytes for children in apart for child in children),
         "differing_files": sorted(different),
@@ -112,12 +103,13 @@ def main() -> None:
         "models", nargs="*", help="what qtool build takes; the embedded one is always measured"
     )
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--recipe", default="fast")
     arguments = parser.parse_args()
     results = []
     for model in (None, *arguments.models):
         if model is not None and Path(model).exists():
             read_through(Path(model))
-        results.append(measure(model, arguments.rounds))
+        results.append(measure(model, arguments.rounds, arguments.recipe))
         report(results[-1])
     finish({"models": results})
     if any(result["differing_files"] for result in results):
