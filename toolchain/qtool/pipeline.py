@@ -264,10 +264,12 @@ def _check(jobs: Sequence[Job], *, force: bool, ignore_budget: bool) -> None:
             job.plan.check_budget()
     from qtool.bake import check_bake
     from qtool.calibration.kv_cache import check_onnxruntime
+    from qtool.evaluate.gates import check_planned_size
     from qtool.passes import capabilities_for
 
     for job in jobs:
         capabilities_for(job.target)
+        check_planned_size(job)
     if any(job.calibration for job in jobs):
         check_onnxruntime(int8_kv_cache=any(job.target.precision.kv_cache == "int8" for job in jobs))
     for job in jobs:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import qtool_targets
 from qtool.errors import ArtifactError, OutputError
 from qtool.packages import archive as module
 from qtool.packages.archive import STORE_LIMITS, Archive, write_archive
@@ -93,6 +94,12 @@ def test_stores_take_what_is_small_enough() -> None:
     small, large = (Archive(Path("a"), 1, size) for size in (300_000_000, 1_990_000_000))
     assert all(small.fits(limit) for limit in STORE_LIMITS)
     assert [large.fits(limit) for limit in STORE_LIMITS] == [False, True, False, True]
+
+
+def test_what_the_android_target_allows_is_one_pack_for_google_play() -> None:
+    most = qtool_targets.load("android-arm64-int4").gates.max_size_mb
+    assert most is not None
+    assert Archive(Path("a"), 1, int(most * 1e6)).fits(STORE_LIMITS[0])
 
 
 class TestRefusals:

@@ -79,18 +79,14 @@ def write_archive(artifact: Path, destination: Path, *, force: bool = False) -> 
     names = file_names(checked(artifact))
     with writing(destination):
         destination.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=destination.parent, prefix=".archive-", delete=False) as file:
-            partial = Path(file.name)
-            try:
-                with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-                    for name in names:
-                        _add(archive, artifact / name, name)
-                size = file.tell()
-                _check_destination(destination, force)
-                partial.chmod(0o644)
-                partial.replace(destination)
-            finally:
-                partial.unlink(missing_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".archive-", dir=destination.parent) as folder:
+            partial = Path(folder) / destination.name
+            with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+                for name in names:
+                    _add(archive, artifact / name, name)
+            size = partial.stat().st_size
+            _check_destination(destination, force)
+            partial.replace(destination)
     return Archive(destination, len(names), size)
 
 
