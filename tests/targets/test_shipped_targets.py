@@ -45,7 +45,11 @@ def literal(value: Any) -> str:
     if isinstance(value, list):
         items = [literal(item) for item in value]
         one_line = f"[{', '.join(items)}]"
-        return one_line if len(items) < 2 else "[\n" + "".join(f"    {item},\n" for item in items) + "]"
+        return (
+            one_line
+            if len(items) < 2 or isinstance(value[0], int)
+            else "[\n" + "".join(f"    {item},\n" for item in items) + "]"
+        )
     return f'"{value}"' if isinstance(value, str) else str(value)
 
 

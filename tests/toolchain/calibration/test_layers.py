@@ -189,12 +189,16 @@ def test_weights_and_cache_are_calibrated_on_one_text(text: Path, tmp_path: Path
 
 
 def test_targets_built_together_are_those_built_alone(balanced: Path, text: Path, tmp_path: Path) -> None:
-    targets = ["x64-int4", "x64-int8", "cuda-int4"]
+    """Those that are calibrated alike, once for all of them."""
+    targets = ["x64-int4", "x64-int8", "cuda-int4", "arm64-int4", "directml-int4"]
     jobs = plan_jobs(None, targets, recipe="balanced", calibration=text, output=tmp_path)
-    first, second, third = run_jobs(jobs, threads=2)
-    assert digests(first.path) == digests(balanced)
-    assert second.manifest.calibration is None
-    assert digests(third.path) == digests(build(tmp_path / "alone", text, target="cuda-int4"))
+    calls: list[tuple[str, int, int]] = []
+    artifacts = run_jobs(jobs, threads=2, progress=lambda *call: calls.append(call))
+    assert [done for stage, done, _ in calls if stage == "calibrate"].count(0) == 2
+    assert digests(artifacts[0].path) == digests(balanced)
+    assert artifacts[1].manifest.calibration is None
+    for target, artifact in zip(targets[2:], artifacts[2:], strict=True):
+        assert digests(artifact.path) == digests(build(tmp_path / f"{target}-alone", text, target=target))
 
 
 class TestRefusals:

@@ -50,3 +50,9 @@ def test_missing_libraries_end_with_their_exit_code(
     result = invoke("package", web_artifact, "--web", tmp_path / "page")
     assert result.exit_code == 10
     assert "needs the npm package onnxruntime-web@" in result.stderr and "--fetch" in result.stderr
+
+
+@pytest.mark.parametrize("option", [["--fetch"], ["--node-modules", "libraries"]])
+def test_options_of_pages_go_with_pages(invoke: Invoke, web_artifact: Path, option: list[str]) -> None:
+    result = invoke("package", web_artifact, "--archive", "model.zip", *option)
+    assert result.exit_code == 2 and "go with --web" in result.stderr

@@ -17,7 +17,7 @@ from qtool_runtime.errors import MissingExtraError, QtoolError
 from qtool_targets import TargetError
 
 _COMMANDS = (
-    *("build", "targets", "inspect", "verify", "package"),
+    *("build", "targets", "inspect", "verify", "package", "cache", "matrix"),
     *("run", "batch", "chat", "eval", "bench", "health"),
 )
 

@@ -16,7 +16,7 @@ from qtool.quantize import rtn
 from qtool.quantize.packing import pack
 from qtool.quantize.rtn import Quantized
 from qtool.quantize.schemes import Scheme
-from qtool.storage import FloatStorage, Part, rows_for
+from qtool.storage import FloatStorage, Part, Read, read_rows, rows_for
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,11 @@ class IntegerStorage:
         return f"{self.weight.name}:{self.scheme}:{self.scale_type.name}"
 
     @property
+    def source(self) -> str:
+        """See `qtool.storage.Storage`."""
+        return self.weight.name
+
+    @property
     def parts(self) -> tuple[Part, ...]:
         """See `qtool.storage.Storage`."""
         rows, columns = self.weight.shape
@@ -50,9 +55,9 @@ class IntegerStorage:
             return integers, scales
         return integers, scales, Part(ir.DataType.UINT8, (rows, -(-groups * bits // 8)))
 
-    def compute(self, start: int, stop: int) -> tuple[npt.NDArray[Any], ...]:
+    def compute(self, start: int, stop: int, read: Read = read_rows) -> tuple[npt.NDArray[Any], ...]:
         """See `qtool.storage.Storage`."""
-        rows = rows_for(self.weight, start, stop, self.scale_type)
+        rows = rows_for(self.weight, start, stop, self.scale_type, read)
         return packed(rtn.quantize(rows, self.scheme, self.scale_type.numpy()), self.scheme)
 
 
@@ -73,7 +78,7 @@ class CalibratedStorage(IntegerStorage):
             with path.open("ab") as file:
                 file.write(np.ascontiguousarray(array).data)
 
-    def compute(self, start: int, stop: int) -> tuple[npt.NDArray[Any], ...]:
+    def compute(self, start: int, stop: int, read: Read = read_rows) -> tuple[npt.NDArray[Any], ...]:
         """See `qtool.storage.Storage`."""
         arrays = []
         for path, part in zip(self._files(), self.parts, strict=True):
