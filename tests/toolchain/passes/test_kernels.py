@@ -79,7 +79,8 @@ class TestShipped:
         lines = "\n".join(found_in(tiny_artifact("x64-int8", "qwen3"), "directml"))
         assert "model.layers.1.mlp.up_proj: it needs zero_points" in lines
         assert "q_norm.split: version 23 (opset 23) is not among 13, 14, 19, 21" in lines
-        lines = "\n".join(found_in(tiny_artifact("x64-int4", "qwen3"), "cuda"))
+        lines = "\n".join(found_in(tiny_artifact("x64-int8", "qwen3"), "cuda"))
+        assert "embed_tokens: it needs zero_points" in lines
         assert "attention: T is float32; valid: float16" in lines
 
 
@@ -164,6 +165,20 @@ class TestRules:
         )
         assert only_problem(graph, "cuda") is None
         found = only_problem(graph, "directml")
+        assert found == (problem and f"its rows have an {problem}")
+        table = one_node(
+            "GatherBlockQuantized",
+            np.zeros((8, columns // 2), np.uint8),
+            (ir.DataType.INT64, ["b", "s"]),
+            np.zeros((8, groups), np.float32),
+            np.zeros((8, -(-groups // 2)), np.uint8),
+            domain=MICROSOFT,
+            bits=4,
+            block_size=32,
+            quantize_axis=1,
+        )
+        assert only_problem(table, "cpu") is None
+        found = only_problem(table, "cuda")
         assert found == (problem and f"its rows have an {problem}")
 
 

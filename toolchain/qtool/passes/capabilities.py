@@ -27,7 +27,7 @@ class Capabilities:
     supports_zero_points: bool
     """MatMulNBits with zero points (asymmetric weights)."""
     supports_implied_zero_points: bool
-    """MatMulNBits without them (symmetric weights): the kernel subtracts the middle of the range."""
+    """Symmetric weights without zero points: all kernels of all versions subtract the middle of the range."""
     supports_matmul_bias: bool
     """MatMulNBits with a bias."""
     supports_rotary_attention: bool
@@ -61,7 +61,7 @@ _CAPABILITIES = {
             supports_rms_normalization=False,
             supports_quantized_embedding=True,
             supports_zero_points=True,
-            supports_implied_zero_points=True,
+            supports_implied_zero_points=False,
             supports_matmul_bias=False,
             supports_rotary_attention=True,
             supports_int8_kv_cache=False,

@@ -20,6 +20,8 @@ _NAMES = {
     ir.DataType.UINT8: "uint8",
 }
 _INDEX_TYPES = ("bool", "int32", "int64")
+_SCALES = 2
+"""Input of MatMulNBits and GatherBlockQuantized, of shape (rows, groups)."""
 
 Types = dict[ir.Value | None, str | None]
 """Value -> name of its type; an absent input has none."""
@@ -136,9 +138,10 @@ def _input_problem(node: ir.Node, signature: Signature, kernel: Kernel) -> str |
 
 
 def _splits_bytes(node: ir.Node) -> bool:
-    """Whether a row of a MatMulNBits node's zero points ends within a byte."""
-    columns, group, bits = (node.attributes.get_int(name, 0) for name in ("K", "block_size", "bits"))
-    return bool(-(-columns // group) * bits % 8)
+    """Whether a row of zero points, one for each scale, ends within a byte."""
+    scales = node.inputs[_SCALES]
+    assert scales is not None and scales.shape is not None
+    return bool(scales.shape.numpy()[-1] * node.attributes.get_int("bits", 4) % 8)
 
 
 def _listed(values: tuple[object, ...]) -> str:
