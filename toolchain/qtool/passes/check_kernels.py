@@ -30,8 +30,8 @@ Types = dict[ir.Value | None, str | None]
 class CheckKernels(ir.passes.InPlacePass):
     """Requires a finished graph; ensures that every node has a kernel of the target's provider.
 
-    Nodes that only compute indices, such as lengths out of an attention mask, may run on the CPU beside any
-    provider: their tensors are a few numbers, and ONNX Runtime prefers to leave them there.
+    Nodes that compute with indices only, such as lengths out of an attention mask, may run on the CPU beside
+    any provider: their tensors are a few numbers, and ONNX Runtime prefers to leave them there.
     """
 
     def __init__(self, target: Target) -> None:
@@ -99,9 +99,9 @@ def _output_type(node: ir.Node, kind: str, variables: Mapping[str, str]) -> str 
 
 
 def _computes_indices(node: ir.Node, types: Types) -> bool:
-    """Whether a node reads and writes nothing but integers and truth values; Shape reads no data at all."""
+    """Whether a node reads nothing but integers and truth values; Shape reads no data at all."""
     read = () if node.op_type == "Shape" else node.inputs
-    return all(types.get(value) in _INDEX_TYPES for value in (*read, *node.outputs) if value is not None)
+    return all(types.get(value) in _INDEX_TYPES for value in read if value is not None)
 
 
 def _problem(
