@@ -210,3 +210,17 @@ def test_a_target_of_ones_own_is_refused_with_the_node(
     assert caught.value.exit_code == 5
     assert "[precision]" in caught.value.hint
     assert list(tmp_path.iterdir()) == []
+
+
+def test_it_is_refused_before_anything_is_calibrated(tmp_path: Path, tiny_checkpoint: Checkpoints) -> None:
+    target = own("cuda-int4", precision={"activations": "float32", "kv_cache": "float32"})
+    stages: list[str] = []
+    with pytest.raises(TargetError, match="provider cuda has no kernel"):
+        qtool.build(
+            tiny_checkpoint().folder,
+            target=target,
+            output=tmp_path / "out",
+            recipe="balanced",
+            progress=lambda stage, done, total: stages.append(stage),
+        )
+    assert stages == []
