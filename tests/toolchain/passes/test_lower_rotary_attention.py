@@ -41,7 +41,7 @@ def graphs(tiny_checkpoint: Checkpoints, architecture: str) -> tuple[ir.Model, i
 
 
 def logits(model: ir.Model, path: Path, ids: np.ndarray, lengths: list[list[int]]) -> np.ndarray:
-    """Logits of all rows of the last run; run i extends row j of a batch to lengths[i][j] tokens."""
+    """Logits of all tokens of the last run, padding aside; run i extends row j of a batch to lengths[i][j]."""
     ir.save(model, path)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     past = {i.name: i for i in session.get_inputs() if i.name.startswith("past")}
@@ -51,10 +51,11 @@ def logits(model: ir.Model, path: Path, ids: np.ndarray, lengths: list[list[int]
         stop = max(ends)
         mask = np.arange(stop) < np.array(ends)[:, None]
         feeds = {"input_ids": ids[:, start:stop], "attention_mask": mask.astype(np.int64), **cache}
+        feeds["num_logits"] = np.array([stop - start])
         names = [output.name for output in session.get_outputs()]
         outputs = dict(zip(names, session.run(None, feeds), strict=True))
         cache = {name: outputs[name.replace("past_key_values", "present")] for name in cache}
-        found, start = outputs["logits"], stop
+        found, start = outputs["logits"][mask[:, start:]], stop
     return found
 
 
