@@ -41,7 +41,7 @@ def graphs(tiny_checkpoint: Checkpoints, architecture: str) -> tuple[ir.Model, i
 
 
 def logits(model: ir.Model, path: Path, ids: np.ndarray, lengths: list[list[int]]) -> np.ndarray:
-    """Logits of all tokens of the last run, padding aside; run i extends row j of a batch to lengths[i][j]."""
+    """Logits of all tokens of the last run but padding; run i extends row j of a batch to lengths[i][j]."""
     ir.save(model, path)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     past = {i.name: i for i in session.get_inputs() if i.name.startswith("past")}
