@@ -4,7 +4,8 @@ A profile file has the top-level keys of `Target` and one table for each of its 
 
     name = "arm64-int4"
     description = "64-bit Arm boards and servers, CPU"
-    tested_on = ["onnxruntime 1.31.1, x86-64"]
+    tested_on = ["onnxruntime 1.31.1, x86-64"]    what has executed its artifacts
+    checked = []     what else was checked of them; may be absent
 
     [execution]      provider, minimum_onnxruntime
     [weights]        bits, group_size, symmetric, embedding_bits, lm_head_bits
@@ -110,14 +111,17 @@ class Target:
     memory: Memory
     gates: Gates = Gates()
     tested_on: tuple[str, ...] = ()
-    """What has really executed an artifact of this profile; empty when nothing has."""
+    """What has really executed an artifact of this profile on its provider; empty when nothing has."""
+    checked: tuple[str, ...] = ()
+    """What else is known of its artifacts, where their provider could not execute them."""
     legacy: bool = False
     """True when the provider is no longer developed upstream."""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the profile as plain data, as it is frozen into an artifact's manifest."""
         memory = asdict(self.memory) | {"phones_gb": list(self.memory.phones_gb)}
-        return asdict(self) | {"memory": memory, "tested_on": list(self.tested_on)}
+        lists = {"tested_on": list(self.tested_on), "checked": list(self.checked)}
+        return asdict(self) | {"memory": memory} | lists
 
 
 def with_kv_cache(target: Target, dtype: str) -> Target:

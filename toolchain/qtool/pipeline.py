@@ -270,6 +270,8 @@ def _check(jobs: Sequence[Job], *, force: bool, ignore_budget: bool) -> None:
     for job in jobs:
         capabilities_for(job.target)
         check_planned_size(job)
+        if job.recipe.calibrates(job.target):  # minutes of work that a graph without kernels is not worth
+            _describe_graph(job, {}, lambda stage, done, total: None)
     if any(job.calibration for job in jobs):
         check_onnxruntime(int8_kv_cache=any(job.target.precision.kv_cache == "int8" for job in jobs))
     for job in jobs:

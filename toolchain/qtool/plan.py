@@ -17,6 +17,7 @@ from qtool.errors import BudgetError
 from qtool.phones import PREFIX_MEMORY_SHARE, PhonePlan, plan_phones
 from qtool.quantize.recipes import FAST, Recipe
 from qtool.quantize.schemes import Role, Scheme, role_of, scheme_for
+from qtool_runtime.compatibility import PROVIDERS
 from qtool_runtime.manifest import MemoryPlan
 from qtool_targets import Target
 
@@ -259,7 +260,8 @@ def device_memory(
     float_bytes = _FLOAT_BYTES[target.precision.activations]
     # The widest moment of a prefill step: residual, gate, up and their product, all for one chunk.
     width = 2 * config.hidden_size + 3 * config.intermediate_size
-    chunk, logits_rows = min(_PREFILL_CHUNK, context), 1
+    at_once = PROVIDERS[target.execution.provider].reads_one_behind_others  # the whole prompt
+    chunk, logits_rows = context if at_once else min(_PREFILL_CHUNK, context), 1
     attention = 0
     if concatenates:
         cache *= 2  # the last run's and this run's exist at the same time

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from tokenizers import Tokenizer
 
 import qtool
+import qtool_targets
 from qtool.artifact.verify import verify
 from qtool.calibration.layer_runner import LayerRunner
 from qtool.calibration.text import read_calibration_text
@@ -172,7 +174,9 @@ def test_float16_scales_and_symmetric_grids(
 ) -> None:
     """An embedding that is not the LM head too has nothing to be calibrated on."""
     source = tiny_checkpoint("qwen2", tied=tied).folder
-    folder = build(tmp_path / "out", text, target="cuda-int4", model=source)
+    shipped = qtool_targets.load("web-int4")
+    half = replace(shipped.precision, activations="float16", kv_cache="float16")
+    folder = build(tmp_path / "out", text, target=replace(shipped, precision=half), model=source)
     kinds = {group.group: (group.symmetric, group.algorithm) for group in manifest.read(folder).quantization}
     head = {"embedding": (True, "gptq")} if tied else {"embedding": (True, "rtn"), "lm_head": (True, "gptq")}
     assert kinds == {"attention": (True, "gptq"), "mlp": (True, "gptq")} | head

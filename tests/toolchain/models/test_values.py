@@ -101,7 +101,9 @@ def test_quantized_graph_as_shipped_is_near_numpy_on_dequantized_weights(
 
 
 @each_model
-@pytest.mark.parametrize("target", ["x64-fp32", "x64-int8", "x64-int4", "cuda-fp16", "cuda-int4"])
+@pytest.mark.parametrize(
+    "target", ["x64-fp32", "x64-int8", "x64-int4", "cuda-fp16", "cuda-int4", "directml-fp16", "directml-int4"]
+)
 def test_cached_decode_equals_one_pass(
     tiny_artifact: Artifacts, target: str, architecture: str, tied: bool
 ) -> None:
