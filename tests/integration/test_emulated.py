@@ -65,7 +65,7 @@ def test_emulated_processors_give_the_answer_of_this_one(
         print(f"\n{target}: {each.check.detail}; logits {each.comparison.logit_distance:.1g}")
         assert each.problem == ""
         assert (each.comparison.tokens, each.comparison.same_tokens) == (32, 32)
-        assert '{"room": "kitchen' in each.comparison.text
+        assert each.comparison.text.startswith("<think>\nTool: set_light. Values: room kitchen, state on.")
         assert each.comparison.kl_mean <= tolerance["divergence"]
         assert each.comparison.logit_distance <= tolerance["logits"]
         assert f"({each.processor} of qemu " in each.system

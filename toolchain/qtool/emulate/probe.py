@@ -85,12 +85,10 @@ def _logits(model: Model, prompt: list[int], answer: list[int]) -> NDArray[np.fl
     """Returns the logits from which each token of the answer is chosen: (2, tokens, vocabulary)."""
     session = model.new_session()
     at_once = session.forward(prompt + answer[:-1], rows=len(answer)).copy()
+    session.truncate(len(prompt) - 1)
+    one_by_one = [session.forward([token]).copy() for token in (prompt[-1], *answer[:-1])]
     session.close()
-    session = model.new_session()
-    rows = [session.forward(prompt).copy()]
-    rows += [session.forward([token]).copy() for token in answer[:-1]]
-    session.close()
-    return np.stack([at_once, np.concatenate(rows)])
+    return np.stack([at_once, np.concatenate(one_by_one)])
 
 
 def main() -> None:
