@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import qtool_targets
+from qtool.emulate import comparison
 from support.emulation import runtime_root
 from support.fixtures import Artifacts
 
@@ -148,6 +149,23 @@ class TestEmulation:
         assert [check["name"] for check in document["checks"]][-1] == "emulated max"
         (emulation,) = document["emulations"]
         assert emulation["comparison"]["same_tokens"] == 4
+
+    @pytest.mark.emulated
+    @pytest.mark.parametrize("options", [[], ["--json"]], ids=["text", "json"])
+    def test_another_answer_is_exit_15(
+        self, invoke: Invoke, artifact: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]
+    ) -> None:
+        """The real figures, and a threshold that nothing can meet."""
+        runtime_root()
+        monkeypatch.setattr(comparison, "MOST_DIVERGENCE", -1.0)
+        arguments = ["--emulate", "arm64", "--processor", "max", "-n", 2]
+        result = invoke("verify", artifact, *arguments, *options)
+        assert result.exit_code == 15
+        assert "failed 1 of 5 checks: max: its probabilities are others: KL divergence " in result.stderr
+        if options:
+            assert json.loads(result.stdout)["passed"] is False
+        else:
+            assert result.stdout.splitlines()[-1].startswith("FAILED   emulated max: max: its probabilities")
 
     @pytest.mark.emulated
     def test_too_little_time_is_exit_15(self, invoke: Invoke, artifact: Path) -> None:

@@ -56,7 +56,9 @@ def probe(request: Request) -> dict[str, Any]:
     """
     import onnxruntime
 
-    with qtool_runtime.load(request.artifact, threads=request.threads, prefix_memory=0) as model:
+    # With onnxruntime's own kernels, so that only the processor differs.
+    loaded = qtool_runtime.load(request.artifact, threads=request.threads, kernels="off", prefix_memory=0)
+    with loaded as model:
         prompt = _prompt(model, request.prompt)
         stream = model.generate(prompt, max_tokens=request.tokens, ignore_eos=True)
         text = stream.read()
