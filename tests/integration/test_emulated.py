@@ -73,6 +73,16 @@ def test_emulated_processors_give_the_answer_of_this_one(
 
 
 @pytest.mark.emulated
+def test_an_int8_kv_cache_works_on_arm(tmp_path: Path) -> None:
+    runtime_root()
+    folder = qtool.build(target="arm64-int4", kv_cache="int8", output=tmp_path / "nano").path
+    (found,) = emulate(folder, ["cortex-a72"], prompt=QUESTION, tokens=16, timeout=300)
+    assert found.comparison is not None, found.problem
+    assert (found.problem, found.comparison.same_tokens) == ("", 16)
+    assert found.comparison.kl_mean <= TOLERANCES["emulated"]["divergence"]
+
+
+@pytest.mark.emulated
 def test_a_build_on_arm_has_the_same_bytes(nano: Built, tmp_path: Path) -> None:
     target = "arm64-int4"
     folder = nano(target)

@@ -56,7 +56,7 @@ def kept_folder(name: str, inputs: Sequence[str], make: Callable[[Path], None], 
     except OSError as error:
         raise EmulationError(
             f"cannot write the cache {folder}: {error.strerror or error}",
-            hint="Free some space (it takes about 250 MB), or set XDG_CACHE_HOME to another folder.",
+            hint="Free some space (it takes about 200 MB), or set XDG_CACHE_HOME to another folder.",
         ) from error
     return folder
 

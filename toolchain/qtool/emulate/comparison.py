@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from qtool.evaluate.divergence import divergence, log_probabilities
 
 MOST_DIVERGENCE = 0.01
-"""Mean KL divergence in nats. For a model of 0.5B in int4, other rounding in kernels gave 0.0007, rounding
-the weights to int4 gives 0.08, and a wrong kernel gives several."""
+"""Mean KL divergence in nats. For models of 0.5B, other rounding in kernels gave 0.002 at most, rounding the
+weights to int4 gives 0.08, and a wrong kernel gives several."""
 
 TIE = 0.3
 """Difference of log-probabilities below which two tokens count as equally likely: about twice what a

@@ -49,7 +49,7 @@ def installed(names: Sequence[str]) -> list[str]:
 
 
 def prepare_root(requirements: Sequence[str], modules: Sequence[str], note: Note) -> Root:
-    """Returns a system with these wheels; sets it up, which takes a minute, if it is not in the cache.
+    """Returns a system with these wheels; sets it up, which takes up to a minute, if it is not in the cache.
 
     Args:
         requirements: names with versions.
