@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from qtool.emulate.comparison import MOST_DIVERGENCE, Comparison, compare
+from qtool.emulate.verify import Emulation
 
 TOKENS, VOCABULARY = 6, 50
 Logits = npt.NDArray[np.float32]
@@ -77,3 +79,5 @@ def test_what_is_no_number_is_a_problem(logits: Logits, value: float) -> None:
     other = logits.copy()
     other[0, 1, 2] = value
     assert compared(logits, other).problem == "it predicts probabilities that are not numbers"
+    record = Emulation("max", "", "", compared(logits, other), "").to_dict()
+    assert json.loads(json.dumps(record, allow_nan=False))["comparison"]["kl_largest"] is None

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
-from qtool.artifact.verify import Report, verify
 from qtool.cli.output import json_option, print_json
 from qtool.emulate.processors import PROCESSORS
 from qtool.errors import EmulationError
 from qtool_runtime.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from qtool.artifact.verify import Report
 
 _OF_EMULATION = ("processors", "prompt", "tokens", "threads", "timeout")
 
@@ -65,6 +67,8 @@ def command(
     """
     if emulate is None:
         _refuse_unused(context)
+    from qtool.artifact.verify import verify
+
     report = verify(artifact)
     details: dict[str, Any] = {}
     if emulate and not report.problems:
@@ -95,7 +99,7 @@ def _emulate(report: Report, artifact: Path, options: dict[str, Any]) -> tuple[R
     """Adds the checks of emulated processors to a report, and gives their figures."""
     from qtool.emulate.verify import emulate
 
-    processors = options.pop("processors") or PROCESSORS
-    found = emulate(artifact, list(processors), note=lambda text: click.echo(text, err=True), **options)
+    processors = list(dict.fromkeys(options.pop("processors") or PROCESSORS))
+    found = emulate(artifact, processors, note=lambda text: click.echo(text, err=True), **options)
     checks = (*report.checks, *(each.check for each in found))
     return replace(report, checks=checks), {"emulations": [each.to_dict() for each in found]}

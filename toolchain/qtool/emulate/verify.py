@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -56,8 +57,12 @@ class Emulation:
         return Check(name, PASSED, f"{tokens}, KL {found.kl_mean:.1g}; {self.system}; {self.summary}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the record as plain data."""
-        return asdict(self)
+        """Returns the record as plain data; figures that are no numbers are None, for JSON has none."""
+        found = None
+        if self.comparison is not None:
+            items = asdict(self.comparison).items()
+            found = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in items}
+        return asdict(self) | {"comparison": found}
 
 
 def emulate(
