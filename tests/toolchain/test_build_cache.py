@@ -151,6 +151,13 @@ def changed(job: Job) -> dict[str, Job]:
     }
 
 
+def test_what_bits_may_be_spent_is_in_the_key(source: Path) -> None:
+    jobs = [plan_jobs(source, ["x64-int4"], recipe="best", target_bpw=bits)[0] for bits in (4.7, 4.7, 4.8)]
+    one, same, more = (job_key(job) for job in jobs)
+    assert one == same
+    assert one != more
+
+
 def test_everything_that_the_artifact_depends_on_is_in_the_key(source: Path, tmp_path: Path) -> None:
     (job,) = plan_jobs(source, ["x64-int4"])
     keys = {name: job_key(other) for name, other in changed(job).items()}
