@@ -1,4 +1,4 @@
-"""The token embedding becomes GatherBlockQuantized where the target stores it as integers.
+"""The token embedding becomes GatherBlockQuantized where it is stored as integers.
 
 Its initializers and those of a tied LM head with the same scheme come from equal storages, so the data file
 holds them once. (One initializer with a Reshape between the two uses would be copied by ONNX Runtime.)
@@ -10,18 +10,17 @@ import onnx_ir as ir
 
 from qtool.models.graph import MICROSOFT, add_initializer, append_node
 from qtool.passes.linear import replace
-from qtool.quantize.schemes import Role, scheme_for
+from qtool.quantize.schemes import Scheme
 from qtool.quantize.storage import Calibrated, integer_storage
 from qtool.storage import FloatStorage, StoredTensor
-from qtool_targets import Target
 
 
 class QuantizeEmbedding(ir.passes.InPlacePass):
     """Requires Gather over a float weight of two dimensions; ensures GatherBlockQuantized in its place."""
 
-    def __init__(self, target: Target, calibrated: Calibrated) -> None:
+    def __init__(self, scheme: Scheme, calibrated: Calibrated) -> None:
         self._calibrated = calibrated
-        self._scheme = scheme_for(target, Role.EMBEDDING)
+        self._scheme = scheme
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Replaces every lookup whose scheme is integer."""
