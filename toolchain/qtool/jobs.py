@@ -99,6 +99,7 @@ def plan_jobs(
     ]
     text = _calibration_text(loaded, chosen, calibration)
     checkpoint = open_source(model, configuration_only=plan_only)
+    _check_recipe(chosen, checkpoint)
     prompt = _system_prompt(bake_prompt, checkpoint)
     jobs = []
     for target in loaded:
@@ -117,6 +118,7 @@ def plan_jobs(
             recipe=chosen,
             exporter=exporter,
             system_prompt=prompt,
+            quantization=checkpoint.quantization,
         )
         measured = evaluation or (Evaluation() if target.gates.ask_for_quality else None)
         jobs.append(
@@ -150,6 +152,16 @@ def _target(item: str | Path | Target, kv_cache: str | None, exporter: str) -> T
             hint="Use the native exporter, or leave the cache in floats.",
         )
     return target
+
+
+def _check_recipe(recipe: Recipe, checkpoint: Checkpoint) -> None:
+    """Refuses to quantize again what is quantized already."""
+    if checkpoint.quantization is not None and recipe != FAST:
+        raise QtoolError(
+            f"the recipe {recipe.name} is for weights in floats; those of {checkpoint.name} are quantized"
+            f" already ({checkpoint.quantization.method}), and are taken over as they are",
+            hint="Leave --recipe away, or give the original model.",
+        )
 
 
 def _calibration_text(

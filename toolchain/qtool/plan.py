@@ -21,6 +21,7 @@ from qtool_targets import Target
 
 if TYPE_CHECKING:
     from qtool.bake import SystemPrompt
+    from qtool.checkpoint.quantization import Quantization
 
 _FLOAT_BYTES = {"float32": 4, "float16": 2}
 _KV_CACHE_BYTES = {**_FLOAT_BYTES, "int8": 1}
@@ -108,6 +109,7 @@ def make_plan(
     recipe: Recipe = FAST,
     exporter: str = "native",
     system_prompt: SystemPrompt | None = None,
+    quantization: Quantization | None = None,
 ) -> Plan:
     """Predicts what building `config` for `target` takes.
 
@@ -120,13 +122,14 @@ def make_plan(
         recipe: decides what is calibrated.
         exporter: "native" or "optimum".
         system_prompt: what is baked in.
+        quantization: how the source is quantized already.
 
     Raises:
         UnsupportedModelError: the target's group size does not fit the model's matrices.
     """
     optimum = exporter == "optimum"
     float_bytes = _FLOAT_BYTES[target.precision.activations]
-    weights = sum(size for _, size in stored_sizes(config, target))
+    weights = sum(size for _, size in stored_sizes(config, target, quantization))
     rotary = 0 if optimum else context * config.head_dim * float_bytes
     graph_bytes_per_layer = _OPTIMUM_GRAPH_BYTES_PER_LAYER if optimum else _GRAPH_BYTES_PER_LAYER
     graph = _GRAPH_BYTES + graph_bytes_per_layer * config.num_hidden_layers
@@ -134,7 +137,9 @@ def make_plan(
         graph += kv_bytes_per_token(config, target) * _SCALE_BYTES
     artifact = weights + rotary + graph + tokenizer_bytes
     per_token = kv_bytes_per_token(config, target)
-    device = device_memory(config, target, context, weights + rotary, concatenates=optimum)
+    device = device_memory(
+        config, target, context, weights + rotary, concatenates=optimum, quantization=quantization
+    )
     build_memory = _BUILD_BASE_BYTES + threads * _BUILD_BYTES_PER_THREAD + 4 * tokenizer_bytes
     if optimum:
         build_memory += _trace_memory(config, float_bytes)
@@ -204,7 +209,9 @@ def _layer_memory(config: QwenConfig, threads: int) -> int:
     return 4 * (layer + hessians + hidden + activations)
 
 
-def stored_sizes(config: QwenConfig, target: Target) -> Iterator[tuple[str, int]]:
+def stored_sizes(
+    config: QwenConfig, target: Target, quantization: Quantization | None = None
+) -> Iterator[tuple[str, int]]:
     """Yields name and bytes of every weight that the artifact holds; a tied LM head only if it differs."""
     float_bytes = _FLOAT_BYTES[target.precision.activations]
     for name, shape in weight_shapes(config).items():
@@ -212,12 +219,17 @@ def stored_sizes(config: QwenConfig, target: Target) -> Iterator[tuple[str, int]
         if role is None:
             yield name, prod(shape) * float_bytes
         else:
-            scheme = scheme_for(target, role)
+            scheme = scheme_for(target, role, _taken(quantization, name))
             scheme.check_columns(name, shape[1])
             yield name, scheme.nbytes(shape[0], shape[1], float_bytes)
-    embedding, head = scheme_for(target, Role.EMBEDDING), scheme_for(target, Role.LM_HEAD)
+    taken = _taken(quantization, EMBEDDING)
+    embedding, head = (scheme_for(target, role, taken) for role in (Role.EMBEDDING, Role.LM_HEAD))
     if config.tie_word_embeddings and not shares_embedding(embedding, head):
         yield "lm_head.weight", head.nbytes(config.vocab_size, config.hidden_size, float_bytes)
+
+
+def _taken(quantization: Quantization | None, name: str) -> Scheme | None:
+    return None if quantization is None else quantization.scheme_of(name)
 
 
 def shares_embedding(embedding: Scheme, head: Scheme) -> bool:
@@ -232,7 +244,13 @@ def kv_bytes_per_token(config: QwenConfig, target: Target) -> int:
 
 
 def device_memory(
-    config: QwenConfig, target: Target, context: int, data_bytes: int, *, concatenates: bool = False
+    config: QwenConfig,
+    target: Target,
+    context: int,
+    data_bytes: int,
+    *,
+    concatenates: bool = False,
+    quantization: Quantization | None = None,
 ) -> MemoryPlan:
     """Plans the device's memory at the default context.
 
@@ -243,8 +261,9 @@ def device_memory(
         data_bytes: size of the artifact's data file.
         concatenates: the graph returns longer keys and values instead of updating them in place, computes
             attention in basic operators, and returns logits for every token.
+        quantization: how the source is quantized already.
     """
-    weights = data_bytes + _packing_bytes(config, target)
+    weights = data_bytes + _packing_bytes(config, target, quantization)
     cache = context * kv_bytes_per_token(config, target)
     remembered = _prefix_memory(cache, target)
     float_bytes = _FLOAT_BYTES[target.precision.activations]
@@ -280,7 +299,7 @@ def _prefix_memory(cache: int, target: Target) -> int:
     return min(cache, target.memory.budget_mb * 1_000_000 // _PREFIX_MEMORY_SHARE)
 
 
-def _packing_bytes(config: QwenConfig, target: Target) -> int:
+def _packing_bytes(config: QwenConfig, target: Target, quantization: Quantization | None) -> int:
     """Returns what a CPU provider's own copies of the weight matrices add to the data file."""
     if target.execution.provider not in ("cpu", "webgpu"):
         return 0
@@ -291,7 +310,7 @@ def _packing_bytes(config: QwenConfig, target: Target) -> int:
             continue
         # A tied embedding is both looked up, in the file's pages, and multiplied with, as the LM head.
         tied = role == Role.EMBEDDING
-        scheme = scheme_for(target, Role.LM_HEAD if tied else role)
+        scheme = scheme_for(target, Role.LM_HEAD if tied else role, _taken(quantization, name))
         if scheme.is_integer:
             added += shape[0] * (shape[1] // scheme.group_size) * _PACKED_BYTES_PER_GROUP
         elif tied:

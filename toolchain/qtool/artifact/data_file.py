@@ -116,7 +116,7 @@ def _chunks(files: Sequence[tuple[Path, Layout]], descriptors: Sequence[int]) ->
                 if key in other.placements
             )
             rows, *rest = placement.storage.parts[0].shape
-            step = max(1, _CHUNK_ELEMENTS // max(1, prod(rest)))
+            step = max(placement.storage.rows_at_once, _CHUNK_ELEMENTS // max(1, prod(rest)))
             for start in range(0, rows, step):
                 yield _Chunk(placement.storage, start, min(start + step, rows), destinations)
 

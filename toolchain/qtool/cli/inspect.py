@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from qtool.checkpoint.quantization import TAKEN_OVER
 from qtool.cli.output import json_option, megabytes, print_facts, print_json, print_table, quality_line
 from qtool_runtime import manifest
 from qtool_runtime.compatibility import PROVIDERS
@@ -108,9 +109,15 @@ def _print_quantization(document: Manifest) -> None:
                 str(group.bits),
                 size,
                 kind,
-                group.algorithm,
+                _algorithm(group.algorithm),
                 str(group.tensors),
                 megabytes(group.bytes),
             )
         )
     print_table(("weights", "bits", "group", "kind", "algorithm", "tensors", "size"), rows)
+
+
+def _algorithm(name: str) -> str:
+    """Returns how integers were chosen, in words."""
+    taken = name.removeprefix(TAKEN_OVER)
+    return name if taken == name else f"{taken}, taken over from the source"

@@ -8,7 +8,7 @@ from qtool.models.graph import MICROSOFT, add_initializer, append_node
 from qtool.passes.capabilities import Capabilities
 from qtool.passes.linear import Linear, linears, replace
 from qtool.quantize.schemes import Role, Scheme, role_of, scheme_for
-from qtool.quantize.storage import Calibrated, integer_storage
+from qtool.quantize.storage import Calibrated, integer_storage, taken_scheme
 from qtool.storage import StoredTensor
 from qtool_targets import Target
 
@@ -27,7 +27,8 @@ class QuantizeLinear(ir.passes.InPlacePass):
         for linear in linears(model.graph):
             role = role_of(linear.storage.weight.name)
             # A tied embedding that is multiplied with is the LM head.
-            scheme = scheme_for(self._target, Role.LM_HEAD if role in (None, Role.EMBEDDING) else role)
+            role = Role.LM_HEAD if role in (None, Role.EMBEDDING) else role
+            scheme = scheme_for(self._target, role, taken_scheme(linear.storage.weight))
             if scheme.is_integer:
                 self._quantize(model.graph, linear, scheme)
                 changed = True
