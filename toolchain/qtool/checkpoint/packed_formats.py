@@ -82,7 +82,11 @@ class GptqFormat:
         if self.zero_point_offset:
             self._check_zero_points(zero_points, parts["qzeros"].name, scheme)
             zero_points += np.uint8(self.zero_point_offset)
-        return _quantized(q.reshape(-1, stop - start), parts["scales"].columns(start, stop), zero_points)
+        return _quantized(
+            q.reshape(q.shape[0] * q.shape[1], stop - start),
+            parts["scales"].columns(start, stop),
+            zero_points,
+        )
 
     def _check_zero_points(self, stored: ByteArray, name: str, scheme: Scheme) -> None:
         """Refuses a zero point that one reader of this format takes for 0 and another for 2**bits."""
@@ -144,7 +148,7 @@ class OliveFormat:
             zero_points = np.full(scales.shape, scheme.middle, np.uint8)
         else:
             zero_points = unpack(parts["qzeros"].stored(start, stop), scheme.bits, groups)
-        return Quantized(q.reshape(len(q), groups, -1), scales, zero_points)
+        return Quantized(q.reshape(len(q), groups, scheme.group_size), scales, zero_points)
 
 
 def _field(words: Words, place: int, bits: int) -> Any:
@@ -170,11 +174,11 @@ def _columns_of_words(
     values = np.empty((*words.shape, count), np.uint8)
     for place, column in enumerate(order):
         values[..., column] = _field(words, place, bits)
-    return values.reshape(len(words), -1)[:, start - first * count : stop - first * count]
+    return values.reshape(len(words), words.shape[1] * count)[:, start - first * count : stop - first * count]
 
 
 def _quantized(q: ByteArray, scales: NDArray[np.float32], zero_points: ByteArray) -> Quantized:
     """Returns rows from arrays whose first dimension is that of input features, or of their groups."""
-    rows, groups = q.shape[1], len(scales)
-    by_rows = np.ascontiguousarray(q.T).reshape(rows, groups, -1)
+    (columns, rows), groups = q.shape, len(scales)
+    by_rows = np.ascontiguousarray(q.T).reshape(rows, groups, columns // groups)
     return Quantized(by_rows, np.ascontiguousarray(scales.T), np.ascontiguousarray(zero_points.T))

@@ -141,8 +141,8 @@ def _weight(
             return quantized
         if quantized.zero_point is not None and (quantized.zero_point != scheme.middle).any():
             raise SourceError(
-                f"the zero points of {name} are not all {scheme.middle}, though its configuration says that it"
-                " is symmetric",
+                f"the zero points of {name} are not all {scheme.middle}, though its configuration says that"
+                " it is symmetric",
                 hint="the file is damaged, or config.json belongs to another model",
             )
         return Quantized(quantized.q, quantized.scale, None)
