@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import qtool_targets
+from qtool.calibration.mix import CalibrationWarning, doubts
 from qtool.calibration.text import (
     FEWEST_TOKENS,
     FEWEST_TOKENS_FOR_WEIGHTS,
@@ -61,12 +63,18 @@ class Job:
     """How to compare it with its source; None where that is not done."""
 
     def windows(self) -> NDArray[np.int64] | None:
-        """Cuts the calibration text into token ids of shape (windows, tokens)."""
+        """Cuts the calibration text into token ids of shape (windows, tokens).
+
+        Warns (`CalibrationWarning`) where the text is probably not what the model will read.
+        """
         if self.calibration is None:
             return None
         fewest = FEWEST_TOKENS_FOR_WEIGHTS if self.recipe.calibrates(self.target) else FEWEST_TOKENS
         tokenizer = self.checkpoint.tokenizer_files()["tokenizer.json"]
-        return self.calibration.windows(tokenizer, self.context, fewest)
+        windows = self.calibration.windows(tokenizer, self.context, fewest)
+        for doubt in doubts(self.calibration, tokenizer):
+            warnings.warn(doubt, CalibrationWarning, stacklevel=2)
+        return windows
 
 
 def plan_jobs(

@@ -166,6 +166,7 @@ def test_best_gives_the_head_8_bits(text: Path, tmp_path: Path) -> None:
     assert document.target["weights"]["lm_head_bits"] == 8
 
 
+@pytest.mark.filterwarnings("ignore::qtool.calibration.mix.CalibrationWarning")
 @pytest.mark.parametrize("tied", [True, False])
 def test_float16_scales_and_symmetric_grids(
     tied: bool, text: Path, tiny_checkpoint: Checkpoints, tmp_path: Path
