@@ -22,7 +22,9 @@ from qtool.calibration.text import (
     read_calibration_text,
 )
 from qtool.checkpoint import Checkpoint, open_checkpoint
+from qtool.checkpoint.quantization import Quantization
 from qtool.errors import QtoolError
+from qtool.olive.settings import planned_quantization
 from qtool.plain_text import PlainText
 from qtool.plan import Plan, make_plan
 from qtool.quantize.recipes import FAST, Recipe, recipe_called
@@ -69,7 +71,8 @@ class Job:
         """
         if self.calibration is None:
             return None
-        fewest = FEWEST_TOKENS_FOR_WEIGHTS if self.recipe.calibrates(self.target) else FEWEST_TOKENS
+        weights = self.recipe.calibrates(self.target) or self.recipe.runs_olive(self.target)
+        fewest = FEWEST_TOKENS_FOR_WEIGHTS if weights else FEWEST_TOKENS
         tokenizer = self.checkpoint.tokenizer_files()["tokenizer.json"]
         windows = self.calibration.windows(tokenizer, self.context, fewest)
         for doubt in doubts(self.calibration, tokenizer):
@@ -107,7 +110,7 @@ def plan_jobs(
     ]
     text = _calibration_text(loaded, chosen, calibration)
     checkpoint = open_source(model, configuration_only=plan_only)
-    _check_recipe(chosen, checkpoint)
+    _check_recipe(chosen, checkpoint, len(targets))
     prompt = _system_prompt(bake_prompt, checkpoint)
     jobs = []
     for target in loaded:
@@ -126,7 +129,7 @@ def plan_jobs(
             recipe=chosen,
             exporter=exporter,
             system_prompt=prompt,
-            quantization=checkpoint.quantization,
+            quantization=_quantization(checkpoint, target, chosen),
         )
         measured = evaluation or (Evaluation() if target.gates.ask_for_quality else None)
         jobs.append(
@@ -162,14 +165,26 @@ def _target(item: str | Path | Target, kv_cache: str | None, exporter: str) -> T
     return target
 
 
-def _check_recipe(recipe: Recipe, checkpoint: Checkpoint) -> None:
-    """Refuses to quantize again what is quantized already."""
+def _check_recipe(recipe: Recipe, checkpoint: Checkpoint, targets: int) -> None:
+    """Refuses to quantize again what is quantized already, and to run Olive for many targets unasked."""
     if checkpoint.quantization is not None and recipe != FAST:
         raise QtoolError(
             f"the recipe {recipe.name} is for weights in floats; those of {checkpoint.name} are quantized"
             f" already ({checkpoint.quantization.method}), and are taken over as they are",
             hint="Leave --recipe away, or give the original model.",
         )
+    if recipe.olive_passes and targets > 1:
+        raise QtoolError(
+            f"the recipe {recipe.name} builds for one target at a time, not for {targets}",
+            hint="Olive would quantize the model anew for each; name one target.",
+        )
+
+
+def _quantization(checkpoint: Checkpoint, target: Target, recipe: Recipe) -> Quantization | None:
+    """Returns how matrices are, or will be, quantized by somebody else."""
+    if recipe.runs_olive(target):
+        return planned_quantization(checkpoint.config, target, recipe.olive_passes)
+    return checkpoint.quantization
 
 
 def _calibration_text(
@@ -188,7 +203,7 @@ def _calibration_text(
 
 
 def _is_calibrated(target: Target, recipe: Recipe) -> bool:
-    return recipe.calibrates(target) or target.precision.kv_cache == "int8"
+    return recipe.calibrates(target) or recipe.runs_olive(target) or target.precision.kv_cache == "int8"
 
 
 def _system_prompt(path: str | Path | None, checkpoint: Checkpoint) -> SystemPrompt | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -75,7 +75,8 @@ def build(
         kv_cache: type of cached keys and values, instead of the target's: "float32", "float16" or "int8"
             (extra `cpu`).
         recipe: "fast" rounds every weight to nearest; "balanced" calibrates matrices of fewer than 8 bits
-            (extra `cpu`); "best" also gives the LM head and the embedding 8 bits.
+            (extra `cpu`); "best" also gives the LM head and the embedding 8 bits; "olive" and "olive-mixed"
+            let Olive quantize (extra `olive`).
         calibration: a UTF-8 text to calibrate on; the one that ships with qtool when absent.
         bake_prompt: a UTF-8 text, the system prompt of the application: it is read now, by the compiled model
             (extra `cpu`), so that conversations with it start sooner.
@@ -132,8 +133,9 @@ def run_jobs(
         packages = []
         for job, tokens, folder in zip(jobs, windows, folders, strict=True):
             waiting = Path(stack.enter_context(TemporaryDirectory(prefix=".calibrated-", dir=folder)))
-            integers = _calibrate_weights(job, tokens, waiting, count, report)
-            packages.append((_describe_graph(job, integers, report), folder))
+            quantized = _quantize_with_olive(job, tokens, waiting, count, report)
+            integers = _calibrate_weights(quantized, tokens, waiting, count, report)
+            packages.append((_describe_graph(quantized, integers, report), folder))
         Package.write_weights(packages, count, lambda done, total: report("quantize", done, total))
         manifests = []
         for job, tokens, (package, folder) in zip(jobs, windows, packages, strict=True):
@@ -145,6 +147,21 @@ def run_jobs(
         for folder, manifest in zip(folders, manifests, strict=True):
             write_manifest(folder, manifest)
     return [Artifact(job.output, manifest) for job, manifest in zip(jobs, manifests, strict=True)]
+
+
+def _quantize_with_olive(
+    job: Job, windows: NDArray[np.int64] | None, folder: Path, threads: int, report: Progress
+) -> Job:
+    """Returns the job with a source that Olive has quantized, if the recipe says so."""
+    if windows is None or not job.recipe.runs_olive(job.target):
+        return job
+    from qtool.olive.quantize import quantize_with_olive
+
+    report("olive", 0, 0)
+    checkpoint = quantize_with_olive(
+        job.checkpoint, job.target, windows, job.recipe.olive_passes, folder=folder, threads=threads
+    )
+    return replace(job, checkpoint=checkpoint)
 
 
 def _calibrate_weights(
@@ -215,10 +232,13 @@ def _check(jobs: Sequence[Job], *, force: bool, ignore_budget: bool) -> None:
             job.plan.check_budget()
     from qtool.bake import check_bake
     from qtool.calibration.kv_cache import check_onnxruntime
+    from qtool.olive.settings import check_installed
     from qtool.passes import capabilities_for
 
     for job in jobs:
         capabilities_for(job.target)
+        if job.recipe.runs_olive(job.target):
+            check_installed()
     if any(job.calibration for job in jobs):
         check_onnxruntime(int8_kv_cache=any(job.target.precision.kv_cache == "int8" for job in jobs))
     for job in jobs:

@@ -65,7 +65,8 @@ def _open_weights(
     weights: dict[str, Weight] = {}
     if quantization is not None:
         check_layers(config, len(tensors))
-        weights, tensors = quantized_weights(quantization, config, tensors)
+        quantized, tensors = quantized_weights(quantization, config, tensors)
+        weights.update(quantized)
     unreadable = [
         f"{shown(tensor.name)} is {tensor.dtype}"
         for tensor in tensors.values()

@@ -42,6 +42,8 @@ class Quantization:
     """Parts of the names of modules that are not."""
     own: Mapping[str, Scheme] = field(default_factory=dict)
     """Modules with a scheme of their own."""
+    made_by: tuple[str, ...] = ()
+    """Packages that quantized them in this build; none where the source has them so."""
 
     def scheme_of(self, tensor: str) -> Scheme | None:
         """Returns the scheme of a matrix, by the Hugging Face name that it would have otherwise.

@@ -37,7 +37,7 @@ class QuantizedWeight(Weight):
 
 def quantized_weights(
     quantization: Quantization, config: QwenConfig, tensors: Mapping[str, StoredTensor]
-) -> tuple[dict[str, Weight], dict[str, StoredTensor]]:
+) -> tuple[dict[str, QuantizedWeight], dict[str, StoredTensor]]:
     """Returns the quantized matrices of a checkpoint, and its other tensors.
 
     Reads what has to be looked at before any work: the order of input features, and biases.
@@ -48,7 +48,7 @@ def quantized_weights(
     """
     others = dict(tensors)
     shapes = weight_shapes(config)
-    weights: dict[str, Weight] = {}
+    weights: dict[str, QuantizedWeight] = {}
     for name, shape in shapes.items():
         scheme = quantization.scheme_of(name)
         if scheme is None:

@@ -53,11 +53,11 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--recipe",
-    type=click.Choice(["fast", "balanced", "best"]),
+    type=click.Choice(["fast", "balanced", "best", "olive", "olive-mixed"]),
     default="fast",
     show_default=True,
     help="fast rounds weights to nearest; balanced calibrates 4-bit ones on a text; best also gives the LM"
-    " head 8 bits.",
+    " head 8 bits; olive and olive-mixed let Olive calibrate.",
 )
 @click.option(
     "--calibration",

@@ -8,6 +8,9 @@ from qtool.errors import QtoolError
 from qtool.quantize.schemes import Role, scheme_for
 from qtool_targets import Target, with_head_bits
 
+OLIVE_MIXED, OLIVE_GPTQ = "SelectiveMixedPrecision", "Gptq"
+"""Passes of Microsoft Olive."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -18,6 +21,8 @@ class Recipe:
     """Matrices of fewer than 8 bits are calibrated on a text (GPTQ) instead of rounded to nearest."""
     head_bits: int | None = None
     """Bits of the LM head and the embedding, where the target has fewer."""
+    olive_passes: tuple[str, ...] = ()
+    """Passes of Olive that quantize the matrices of the layers, instead of qtool."""
 
     def apply(self, target: Target) -> Target:
         """Returns the target with the recipe's formats."""
@@ -26,6 +31,10 @@ class Recipe:
     def calibrates(self, target: Target) -> bool:
         """Tells whether there is anything to calibrate in a build for `target`."""
         return self.calibrated and any(scheme_for(target, role).loses_by_rounding for role in Role)
+
+    def runs_olive(self, target: Target) -> bool:
+        """Tells whether Olive has anything to quantize in a build for `target`."""
+        return bool(self.olive_passes) and scheme_for(target, Role.MLP).is_integer
 
 
 FAST = Recipe("fast", calibrated=False)
@@ -36,6 +45,8 @@ RECIPES = {
         FAST,
         Recipe("balanced", calibrated=True),
         Recipe("best", calibrated=True, head_bits=8),
+        Recipe("olive", calibrated=False, olive_passes=(OLIVE_GPTQ,)),
+        Recipe("olive-mixed", calibrated=False, olive_passes=(OLIVE_MIXED, OLIVE_GPTQ)),
     )
 }
 
