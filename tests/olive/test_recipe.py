@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-import qtool
 from qtool.checkpoint import Checkpoint, open_checkpoint
 from qtool.checkpoint.quantized_weights import QuantizedWeight
 from qtool.errors import QtoolError
@@ -33,7 +32,7 @@ def is_installed() -> bool:
 
 pytestmark = pytest.mark.skipif(not is_installed(), reason="needs the extra 'olive'")
 
-GPTQ, MIXED = RECIPES["olive"].olive_passes, RECIPES["olive-mixed"].olive_passes
+GPTQ = RECIPES["olive"].olive_passes
 
 
 def windows(checkpoint: Checkpoint) -> np.ndarray[Any, Any]:
@@ -67,23 +66,7 @@ def test_what_olive_writes_is_taken_over_bit_for_bit(tiny_checkpoint: Checkpoint
             np.testing.assert_array_equal(weight.read_all(), source.weights[name].read_all())
 
 
-def test_a_build(tiny_checkpoint: Checkpoints, tmp_path: Path) -> None:
-    source = tiny_checkpoint("qwen2").folder
-    artifact = qtool.build(source, target="x64-int4", recipe="olive", output=tmp_path / "out", threads=1)
-    document = artifact.manifest
-    assert [(group.group, group.bits, group.algorithm) for group in document.quantization] == [
-        ("attention", 4, "olive"),
-        ("mlp", 4, "olive"),
-        ("embedding", 4, "rtn"),
-    ]
-    assert {name: document.tools[name] for name in ("olive-ai", "torch", "transformers")} == {
-        name: version(name) for name in ("olive-ai", "torch", "transformers")
-    }
-    assert document.calibration is not None and document.calibration.tokens >= 2048
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
-def test_mixed_precision_is_as_planned(tmp_path: Path) -> None:
+def test_a_build_with_mixed_precision(tmp_path: Path) -> None:
     """Eight layers: one at each end, and every third between them, have matrices of 8 bits."""
     tiny = write_tiny_checkpoint(tmp_path / "tiny", architecture="qwen3", num_hidden_layers=8)
     (job,) = plan_jobs(tiny.folder, ["x64-int4"], recipe="olive-mixed", output=tmp_path / "out", threads=1)
@@ -93,6 +76,14 @@ def test_mixed_precision_is_as_planned(tmp_path: Path) -> None:
     modules = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.down_proj")
     assert high == {f"model.layers.{index}.{module}.weight" for index in (0, 3, 6, 7) for module in modules}
     assert job.plan.device.weights == pytest.approx(artifact.manifest.memory.weights, rel=0.02)
+    document = artifact.manifest
+    algorithms = {(group.group, group.bits): group.algorithm for group in document.quantization}
+    layers = {(role, bits): "olive" for role in ("attention", "mlp") for bits in (4, 8)}
+    assert algorithms == layers | {("embedding", 4): "rtn"}
+    packages = ("olive-ai", "torch", "transformers")
+    assert {name: document.tools[name] for name in packages} == {name: version(name) for name in packages}
+    assert document.calibration is not None and document.calibration.tokens >= 2048
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "tiny"]
 
 
 def test_a_failure_of_olive_is_told(tiny_checkpoint: Checkpoints, tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ import struct
 from math import prod
 from pathlib import Path
 
+import numpy as np
+
 from qtool.checkpoint.config import QwenConfig
 from qtool.checkpoint.record import Checkpoint
 
@@ -43,7 +45,7 @@ def write_folder(checkpoint: Checkpoint, folder: Path, dtype: str) -> None:
             step = max(weight.rows_at_once, _ELEMENTS_AT_ONCE // max(1, prod(weight.shape[1:])))
             for first in range(0, weight.shape[0], step):
                 rows = weight.read(first, min(first + step, weight.shape[0]))
-                file.write(rows.astype(dtype, copy=False).data)
+                file.write(np.ascontiguousarray(rows, dtype).data)
 
 
 def _config_json(config: QwenConfig, dtype: str) -> dict[str, object]:
