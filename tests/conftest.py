@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import pytest
 import qtool
 from support.fixtures import Artifacts, Checkpoints, Golden
 from support.tiny import TinyCheckpoint, write_tiny_checkpoint
+
+os.environ.pop("QTOOL_CACHE", None)  # tests of builds build
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -23,12 +23,16 @@ class Provider:
         onnxruntime_name: what ONNX Runtime calls it.
         device: whose memory holds the KV cache.
         package: what to install to get it.
+        reads_one_behind_others: whether a run reads several tokens at the start of a sequence only, else one:
+            DirectML's attention kernel takes the cache for empty in any run of several tokens (source:
+            DmlOperatorGroupQueryAttention.cpp of ONNX Runtime).
     """
 
     name: str
     onnxruntime_name: str
     device: str
     package: str
+    reads_one_behind_others: bool = False
 
 
 PROVIDERS = {
@@ -36,7 +40,7 @@ PROVIDERS = {
     for provider in (
         Provider("cpu", "CPUExecutionProvider", "cpu", 'pip install "qtool-edge[cpu]"'),
         Provider("cuda", "CUDAExecutionProvider", "cuda", 'pip install "qtool-edge[cuda]"'),
-        Provider("directml", "DmlExecutionProvider", "dml", 'pip install "qtool-edge[directml]"'),
+        Provider("directml", "DmlExecutionProvider", "dml", 'pip install "qtool-edge[directml]"', True),
         # Artifacts for the browser. In Python the cache stays in host memory: correct, not fast.
         Provider("webgpu", "WebGpuExecutionProvider", "cpu", "run the artifact with onnxruntime-web"),
     )

@@ -49,6 +49,7 @@ class LoadedGraph:
         attention_mask: int64 ones of shape (1, context), of which each run binds the first part.
         positions: int64 0, 1, 2, … of shape (1, context), likewise.
         prefill_chunk: most tokens per run.
+        reads_one_behind_others: see `Provider`; then a run at the start has any number of tokens.
         takes_batches: whether one run can extend several sequences: their number is not fixed in the graph,
             and their keys and values can share buffers in host memory.
     """
@@ -63,6 +64,7 @@ class LoadedGraph:
     attention_mask: np.ndarray[Any, np.dtype[np.int64]]
     positions: np.ndarray[Any, np.dtype[np.int64]]
     prefill_chunk: int
+    reads_one_behind_others: bool
     takes_batches: bool
 
 
@@ -114,6 +116,7 @@ def open_graph(
         attention_mask=np.ones((1, options.context), np.int64),
         positions=np.arange(options.context, dtype=np.int64)[None],
         prefill_chunk=PREFILL_CHUNK if rows_input else PREFILL_CHUNK_ALL_LOGITS,
+        reads_one_behind_others=provider.reads_one_behind_others and layout.update == "in_place",
         takes_batches=layout.update == "in_place"
         and layout.device == "cpu"
         and bool(rows_input)

@@ -126,7 +126,10 @@ class OnnxSession:
             raise GenerationError(f"{rows} rows of logits were asked for {count} tokens; valid: 1 to {count}")
         self._cache.reserve(self._binding, count)
         kept = []
-        for start, end in _chunks(count, self._graph.prefill_chunk):
+        limit = self._graph.prefill_chunk
+        if self._graph.reads_one_behind_others:
+            limit = 1 if self.length else count
+        for start, end in _chunks(count, limit):
             self.check()
             wanted = min(rows - (count - end), end - start)
             logits = self._run(tokens[:, start:end], max(wanted, 1))

@@ -4,12 +4,13 @@ A profile file has the top-level keys of `Target` and one table for each of its 
 
     name = "arm64-int4"
     description = "64-bit Arm boards and servers, CPU"
-    tested_on = ["onnxruntime 1.31.1, x86-64"]
+    tested_on = ["onnxruntime 1.31.1, x86-64"]    what has executed its artifacts
+    checked = []     what else was checked of them; may be absent
 
     [execution]      provider, minimum_onnxruntime
     [weights]        bits, group_size, symmetric, embedding_bits, lm_head_bits
     [precision]      activations, kv_cache
-    [memory]         context, budget_mb
+    [memory]         context, budget_mb, phones_gb; the last may be absent
     [gates]          max_kl, min_top1, max_size_mb; the table and each key may be absent
 """
 
@@ -77,6 +78,8 @@ class Memory:
     """Default context length in tokens (prompt and answer together)."""
     budget_mb: int
     """Memory the whole process may take on the device at the default context, in units of 10^6 bytes."""
+    phones_gb: tuple[int, ...] = ()
+    """Memory of phones to plan for, in GB as they are sold; plans say what context fits each."""
 
 
 @dataclass(frozen=True)
@@ -108,13 +111,17 @@ class Target:
     memory: Memory
     gates: Gates = Gates()
     tested_on: tuple[str, ...] = ()
-    """What has really executed an artifact of this profile; empty when nothing has."""
+    """What has really executed an artifact of this profile on its provider; empty when nothing has."""
+    checked: tuple[str, ...] = ()
+    """What else is known of its artifacts, where their provider could not execute them."""
     legacy: bool = False
     """True when the provider is no longer developed upstream."""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the profile as plain data, as it is frozen into an artifact's manifest."""
-        return asdict(self) | {"tested_on": list(self.tested_on)}
+        memory = asdict(self.memory) | {"phones_gb": list(self.memory.phones_gb)}
+        lists = {"tested_on": list(self.tested_on), "checked": list(self.checked)}
+        return asdict(self) | {"memory": memory} | lists
 
 
 def with_kv_cache(target: Target, dtype: str) -> Target:
@@ -191,6 +198,11 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "int | None": (int,),
     "float | None": (int, float),
     "tuple[str, ...]": (list,),
+    "tuple[int, ...]": (list,),
+}
+_ITEM_TYPES: dict[str, tuple[type, str]] = {
+    "tuple[str, ...]": (str, "strings"),
+    "tuple[int, ...]": (int, "whole numbers"),
 }
 
 
@@ -213,8 +225,9 @@ def _record(record: type, data: dict[str, Any], origin: str) -> Any:
                 f"{origin}: {name} = {value!r} is not of the type {field.type}", hint=_hint(origin)
             )
         if isinstance(value, list):
-            if not all(isinstance(item, str) for item in value):
-                raise TargetError(f"{origin}: {name} must be a list of strings, got {value!r}")
+            kind, plural = _ITEM_TYPES[str(field.type)]
+            if not all(type(item) is kind for item in value):
+                raise TargetError(f"{origin}: {name} must be a list of {plural}, got {value!r}")
             values[name] = tuple(value)
     return record(**values)
 
@@ -247,6 +260,9 @@ def _check(target: Target, origin: str) -> None:
     for key, value in (("context", target.memory.context), ("budget_mb", target.memory.budget_mb)):
         if value <= 0:
             raise TargetError(f"{origin}: memory.{key} = {value} must be positive")
+    for size in target.memory.phones_gb:
+        if not 1 <= size <= 64:
+            raise TargetError(f"{origin}: memory.phones_gb has {size}; valid: 1 to 64", hint=_hint(origin))
     _check_gates(target.gates, origin)
     if target.precision.kv_cache not in (target.precision.activations, "int8"):
         raise TargetError(

@@ -29,10 +29,10 @@ from measure import MEGABYTE, Child, argument_parser, finish, folder_bytes, pair
 
 def build(model: str, target: str, output: Path, threads: int | None = None) -> Child:
     """Runs one qtool build."""
-    options = [] if threads is None else ["--threads", str(threads)]
-    return run_child(
-        [sys.executable, "-m", "qtool", "build", model, "--target", target, "-o", output, *options]
-    )
+    options = ["--target", target, "-o", output, "--no-cache"]
+    if threads is not None:
+        options += ["--threads", str(threads)]
+    return run_child([sys.executable, "-m", "qtool", "build", model, *options])
 
 
 def build_with_peer(python: str, model: Path, folder: Path) -> Child:

@@ -74,7 +74,7 @@ def test_the_advice_is_what_the_plan_says(title: str) -> None:
     if shared is None:
         pytest.skip("no folder `shared` with the official configurations")
     folder = shared / "real-models" / "configs" / MODELS[title]
-    (row,) = [line for line in README.splitlines() if line.startswith(f"| {title} |")]
+    row, _ = [line for line in README.splitlines() if line.startswith(f"| {title} |")]
     cells = [cell.strip() for cell in row.split("|")[2:6]]
     plans = [job.plan for job in plan_jobs(folder, targets, plan_only=True)]
     expected = [
@@ -82,3 +82,36 @@ def test_the_advice_is_what_the_plan_says(title: str) -> None:
         for plan in plans
     ]
     assert cells == expected
+
+
+@pytest.mark.parametrize("title", MODELS)
+def test_what_fits_a_phone_is_what_the_plan_says(title: str) -> None:
+    from qtool.jobs import plan_jobs
+
+    shared = shared_folder()
+    if shared is None:
+        pytest.skip("no folder `shared` with the official configurations")
+    folder = shared / "real-models" / "configs" / MODELS[title]
+    _, row = [line for line in README.splitlines() if line.startswith(f"| {title} |")]
+    (job,) = plan_jobs(folder, ["android-arm64-int4"], plan_only=True)
+    contexts = [f"{phone.context:,} tokens" if phone.context else "too large" for phone in job.plan.phones]
+    cells = [cell.strip() for cell in row.split("|")[2:6]]
+    assert cells == [f"{job.plan.artifact / 1e9:.1f} GB", *contexts]
+
+
+@pytest.mark.parametrize(("system", "jobs"), [("github", {"plan", "build"}), ("gitlab", {"plan", "build"})])
+def test_workflows_parse_and_the_matrix_is_theirs(system: str, jobs: set[str]) -> None:
+    """The line of a workflow that asks for a matrix gets one of the system's form."""
+    yaml = pytest.importorskip("yaml")
+    (text,) = re.findall(rf"<!-- workflow: {system} -->\n```yaml\n(.*?)```", README, re.DOTALL)
+    document = yaml.safe_load(text)
+    assert set(document.get("jobs", document)) == jobs
+    (command,) = re.findall(r"qtool (matrix [^)>\n]*)", text)
+    result = CliRunner().invoke(cli, command.split(), prog_name="qtool")
+    assert result.exit_code == 0, result.output
+    matrix = yaml.safe_load(result.output)
+    entries = matrix["include"] if system == "github" else matrix["build"]["parallel"]["matrix"]
+    assert len(entries) == 2
+    if system == "github":
+        names = set(re.findall(r"matrix\.(\w+) ", text.replace("outputs.matrix", "")))
+        assert names == set(entries[0])

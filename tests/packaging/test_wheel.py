@@ -55,6 +55,7 @@ def test_the_wheel_holds_three_packages_and_their_data(wheel: Path) -> None:
         assert f"{package}/py.typed" in names
     assert "qtool/nano/model/model.safetensors" in names
     assert {"qtool/evaluate/text.txt", "qtool/evaluate/page.html.jinja"} <= set(names)
+    assert {"qtool/web/libraries.toml", "qtool/web/static/index.html"} <= set(names)
     assert "qtool/bench/worker.py" in names  # run by its path, by other interpreters too
     assert "qtool/calibration/text.txt" in names
     assert not [name for name in names if "test" in Path(name).name]

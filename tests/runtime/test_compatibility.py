@@ -92,3 +92,7 @@ def test_missing_onnxruntime_names_the_extra(document: Manifest, monkeypatch: py
     with pytest.raises(MissingExtraError) as caught:
         check_compatibility(document)
     assert caught.value.hint == 'Install it: pip install "qtool-edge[cpu]"'
+
+
+def test_only_directml_reads_one_token_behind_others() -> None:
+    assert [name for name, provider in PROVIDERS.items() if provider.reads_one_behind_others] == ["directml"]

@@ -95,6 +95,25 @@ def test_chunks_and_pieces_change_nothing(graph, prompt, whole, close, cuts, chu
         close(session.forward(prompt[start:end], count), whole[end - count : end])
 
 
+def test_a_provider_that_reads_several_tokens_at_the_start_only(graph, prompt, whole, close) -> None:
+    """The whole prompt in one run, however long, then one token a run; the logits are the same."""
+    runs: list[int] = []
+
+    class Watched(OnnxSession):
+        def _run(self, tokens, rows):
+            runs.append(tokens.shape[1])
+            return super()._run(tokens, rows)
+
+    session = Watched(replace(graph, prefill_chunk=16, reads_one_behind_others=True))
+    close(session.forward(prompt[:40], 2), whole[38:40])
+    close(session.forward(prompt[40:45], 3), whole[42:45])
+    session.truncate(43)
+    close(session.forward(prompt[43:46]), whole[45:46])
+    session.truncate(0)
+    close(session.forward(prompt[:20]), whole[19:20])
+    assert runs == [40, 1, 1, 1, 1, 1, 1, 1, 1, 20]
+
+
 def test_growing_changes_nothing(graph, prompt, whole, close, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kv_cache, "GROWTH_STEP", 8)
     session = OnnxSession(graph)

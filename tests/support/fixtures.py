@@ -14,3 +14,5 @@ Artifacts = Callable[..., Path]
 """`tiny_artifact(target, architecture, tied=...)`"""
 Golden = Callable[[str, Any], None]
 """`golden("plan.json", document)`"""
+Node = Callable[..., Any]
+"""`node("encode", texts=[...])`"""

@@ -5,6 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
+from qtool.errors import MissingExtraError
+from qtool.web.libraries import find_libraries
+
 
 def shared_folder() -> Path | None:
     """Returns the folder with official configurations, tokenizers and corpora, or None where it is absent.
@@ -25,3 +30,17 @@ def real_model(name: str) -> Path | None:
     """
     root = Path(os.environ.get("QTOOL_REAL_MODELS") or Path.home() / ".cache" / "qtool-real-models")
     return next(iter(sorted((root / name).glob("*.gguf"))), None)
+
+
+def node_modules() -> Path | None:
+    """Returns where npm has installed libraries of pages, `$QTOOL_NODE_MODULES`; None for the user's cache.
+
+    Skips the test, with the reason, where they are in neither.
+    """
+    named = os.environ.get("QTOOL_NODE_MODULES")
+    folder = Path(named) if named else None
+    try:
+        find_libraries(folder)
+    except MissingExtraError as error:
+        pytest.skip(f"{error.message} (see QTOOL_NODE_MODULES, or `qtool package --fetch`)")
+    return folder

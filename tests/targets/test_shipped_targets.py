@@ -29,7 +29,7 @@ def text_of(name: str) -> str:
 
 def canonical(document: dict[str, Any]) -> str:
     """Top-level keys, then the tables, each in the order of its record; one blank line between tables."""
-    top = ["name", "description", "legacy", "tested_on"]
+    top = ["name", "description", "legacy", "tested_on", "checked"]
     blocks = [[f"{key} = {literal(document[key])}" for key in top if key in document]]
     for table, record in TABLES.items():
         if table not in document:
@@ -45,7 +45,11 @@ def literal(value: Any) -> str:
     if isinstance(value, list):
         items = [literal(item) for item in value]
         one_line = f"[{', '.join(items)}]"
-        return one_line if len(items) < 2 else "[\n" + "".join(f"    {item},\n" for item in items) + "]"
+        return (
+            one_line
+            if len(items) < 2 or isinstance(value[0], int)
+            else "[\n" + "".join(f"    {item},\n" for item in items) + "]"
+        )
     return f'"{value}"' if isinstance(value, str) else str(value)
 
 
@@ -84,6 +88,14 @@ def test_name_says_what_the_weights_are(name: str) -> None:
     target = qtool_targets.load(name)
     kind = {4: "int4", 8: "int8", 16: "fp16", 32: "fp32"}[target.weights.bits]
     assert name.endswith(f"-{kind}")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_says_what_has_executed_it_or_what_else_is_known(name: str) -> None:
+    target = qtool_targets.load(name)
+    assert target.tested_on or target.checked or target.execution.provider == "cpu"
+    if target.precision.activations == "float16" and not target.tested_on:
+        assert "not executed on a GPU" in target.checked
 
 
 @pytest.mark.parametrize("name", NAMES)

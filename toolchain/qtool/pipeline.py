@@ -9,7 +9,7 @@ come after, and, where it is asked for, how close the artifact is to its source.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,11 +21,13 @@ from numpy.typing import NDArray
 
 from qtool.artifact.folder import check_destination, new_folder
 from qtool.jobs import Evaluation, Job, plan_jobs, threads_or_all
+from qtool.quantize.schemes import Role, scheme_for
 from qtool_runtime.manifest import Calibration, Manifest
 from qtool_targets import Gates, Target
 
 if TYPE_CHECKING:
     from qtool.artifact.package import Package
+    from qtool.build_cache import BuildCache
     from qtool.quantize.storage import Calibrated
 
 Progress = Callable[[str, int, int], None]
@@ -39,6 +41,8 @@ class Artifact:
 
     path: Path
     manifest: Manifest
+    from_cache: bool = False
+    """It had been built before."""
 
     @property
     def size(self) -> int:
@@ -63,6 +67,7 @@ def build(
     ignore_budget: bool = False,
     threads: int | None = None,
     progress: Progress | None = None,
+    cache: BuildCache | None = None,
 ) -> Artifact:
     """Compiles a model into an artifact for one target.
 
@@ -87,6 +92,7 @@ def build(
         ignore_budget: build even if the device's memory budget is exceeded.
         threads: threads of the build; the number of usable processors when absent. Bytes do not depend on it.
         progress: told about every stage.
+        cache: where artifacts are taken from that were built before, and kept (`build_cache.default_cache`).
 
     Raises:
         QtoolError: one of its subclasses says what is wrong, and what to do.
@@ -106,7 +112,9 @@ def build(
         evaluation=evaluation,
         threads=threads,
     )
-    artifacts = run_jobs(jobs, force=force, ignore_budget=ignore_budget, threads=threads, progress=progress)
+    artifacts = run_jobs(
+        jobs, force=force, ignore_budget=ignore_budget, threads=threads, progress=progress, cache=cache
+    )
     return artifacts[0]
 
 
@@ -117,36 +125,77 @@ def run_jobs(
     ignore_budget: bool = False,
     threads: int | None = None,
     progress: Progress | None = None,
+    cache: BuildCache | None = None,
 ) -> list[Artifact]:
-    """Builds planned artifacts of one model in one pass over its weights."""
+    """Builds planned artifacts of one model in one pass over its weights.
+
+    With a cache, those that it holds come from there, and the others are kept in it.
+    """
     _check(jobs, force=force, ignore_budget=ignore_budget)
     # onnx_ir and what needs it come in here, so that a plan and `--help` stay quick.
-    from qtool.artifact.package import Package, write_manifest
+    from qtool.artifact.package import write_manifest
+    from qtool.cache_key import job_key
+
+    keys = [job_key(job) if cache else "" for job in jobs]
+    with ExitStack() as stack:
+        folders = [stack.enter_context(new_folder(job.output, force=force)) for job in jobs]
+        known = [
+            cache.fetch(key, folder) if cache else None for key, folder in zip(keys, folders, strict=True)
+        ]
+        missing = [index for index, manifest in enumerate(known) if manifest is None]
+        built = _build(
+            [jobs[index] for index in missing],
+            [folders[index] for index in missing],
+            threads_or_all(threads),
+            progress or (lambda stage, done, total: None),
+        )
+        manifests = {index: manifest for index, manifest in enumerate(known) if manifest is not None}
+        manifests |= dict(zip(missing, built, strict=True))
+        for index, folder in enumerate(folders):
+            write_manifest(folder, manifests[index])
+            if cache and index in missing:
+                cache.store(keys[index], folder)
+    return [
+        Artifact(job.output, manifests[index], from_cache=index not in missing)
+        for index, job in enumerate(jobs)
+    ]
+
+
+def _build(jobs: Sequence[Job], folders: Sequence[Path], threads: int, report: Progress) -> list[Manifest]:
+    """Writes everything but the manifests, which it returns."""
+    if not jobs:
+        return []
+    from qtool.artifact.package import Package
     from qtool.evaluate.stage import QualityStage
 
     windows = [job.windows() for job in jobs]
-    report = progress or (lambda stage, done, total: None)
-    count = threads_or_all(threads)
-    quality = QualityStage(jobs, threads=count, progress=report)
+    quality = QualityStage(jobs, threads=threads, progress=report)
     with ExitStack() as stack:
-        folders = [stack.enter_context(new_folder(job.output, force=force)) for job in jobs]
+        known: dict[Hashable, Calibrated] = {}
         packages = []
         for job, tokens, folder in zip(jobs, windows, folders, strict=True):
             waiting = Path(stack.enter_context(TemporaryDirectory(prefix=".calibrated-", dir=folder)))
-            quantized = _quantize_with_olive(job, tokens, waiting, count, report)
-            integers = _calibrate_weights(quantized, tokens, waiting, count, report)
-            packages.append((_describe_graph(quantized, integers, report), folder))
-        Package.write_weights(packages, count, lambda done, total: report("quantize", done, total))
+            quantized = _quantize_with_olive(job, tokens, waiting, threads, report)
+            alike = _calibrated_alike(job, tokens)
+            if alike not in known:
+                known[alike] = _calibrate_weights(quantized, tokens, waiting, threads, report)
+            packages.append((_describe_graph(quantized, known[alike], report), folder))
+        Package.write_weights(packages, threads, lambda done, total: report("quantize", done, total))
         manifests = []
         for job, tokens, (package, folder) in zip(jobs, windows, packages, strict=True):
-            calibration = _calibrate_cache(job, tokens, package, folder, threads=count, report=report)
+            calibration = _calibrate_cache(job, tokens, package, folder, threads=threads, report=report)
             report("package", 0, 0)
             manifest = package.finish(folder, calibration)
-            manifests.append(_bake_prompt(job, manifest, folder, count, report))
-        manifests = quality.run(folders, manifests)
-        for folder, manifest in zip(folders, manifests, strict=True):
-            write_manifest(folder, manifest)
-    return [Artifact(job.output, manifest) for job, manifest in zip(jobs, manifests, strict=True)]
+            manifests.append(_bake_prompt(job, manifest, folder, threads, report))
+        return quality.run(list(folders), manifests)
+
+
+def _calibrated_alike(job: Job, windows: NDArray[np.int64] | None) -> Hashable:
+    """Returns what calibrated matrices depend on within a run: targets that agree in it share them."""
+    if windows is None or job.calibration is None or not job.recipe.calibrates(job.target):
+        return None
+    schemes = tuple(scheme_for(job.target, role) for role in (Role.ATTENTION, Role.MLP, Role.LM_HEAD))
+    return job.calibration.sha256, windows.shape, schemes, job.target.precision.activations
 
 
 def _quantize_with_olive(
@@ -232,13 +281,17 @@ def _check(jobs: Sequence[Job], *, force: bool, ignore_budget: bool) -> None:
             job.plan.check_budget()
     from qtool.bake import check_bake
     from qtool.calibration.kv_cache import check_onnxruntime
+    from qtool.evaluate.gates import check_planned_size
     from qtool.olive.settings import check_installed
     from qtool.passes import capabilities_for
 
     for job in jobs:
         capabilities_for(job.target)
+        check_planned_size(job)
         if job.recipe.runs_olive(job.target):
             check_installed()
+        if job.recipe.calibrates(job.target):  # minutes of work that a graph without kernels is not worth
+            _describe_graph(job, {}, lambda stage, done, total: None)
     if any(job.calibration for job in jobs):
         check_onnxruntime(int8_kv_cache=any(job.target.precision.kv_cache == "int8" for job in jobs))
     for job in jobs:

@@ -14,8 +14,10 @@ from qtool.calibration.text import MOST_TOKENS, WINDOW, WINDOWS_AT_ONCE
 from qtool.checkpoint.config import QwenConfig
 from qtool.checkpoint.layout import EMBEDDING, LM_HEAD, layer_shapes, weight_shapes
 from qtool.errors import BudgetError
+from qtool.phones import PREFIX_MEMORY_SHARE, PhonePlan, plan_phones
 from qtool.quantize.recipes import FAST, Recipe
 from qtool.quantize.schemes import Role, Scheme, role_of, scheme_for
+from qtool_runtime.compatibility import PROVIDERS
 from qtool_runtime.manifest import MemoryPlan
 from qtool_targets import Target
 
@@ -48,8 +50,6 @@ _PREFILL_CHUNK = 512
 """Most tokens that one step of the runtime computes (`qtool_runtime.graph`)."""
 _PREFILL_CHUNK_ALL_LOGITS = 64
 """The same for graphs that return logits for every token."""
-_PREFIX_MEMORY_SHARE = 16
-"""Part of the device's memory that keeps keys and values of earlier prompts, unless one context is less."""
 _PACKED_BYTES_PER_GROUP = 8
 """On the CPU, ONNX Runtime repacks integer matrices into buffers of its own, which also hold each group's
 scale and sum as float32; the file's scales and zero points stay mapped beside them, its integers do not."""
@@ -72,6 +72,8 @@ class Plan:
     build_memory: int
     kv_bytes_per_token: int
     device: MemoryPlan
+    phones: tuple[PhonePlan, ...]
+    """For the phones that the target names."""
 
     @property
     def fits(self) -> bool:
@@ -161,6 +163,13 @@ def make_plan(
         runs = max(runs, device.weights + device.activations + device.runtime)
         tokens, size = len(system_prompt.token_ids), system_prompt.bytes(config, target)
         artifact, device = artifact + size, with_system_prompt(device, size)
+    phones = plan_phones(
+        target.memory.phones_gb,
+        device,
+        context,
+        config.max_position_embeddings,
+        growth=rotary // context,
+    )
     return Plan(
         target.name,
         context,
@@ -171,6 +180,7 @@ def make_plan(
         build_memory + runs,
         per_token,
         device,
+        phones,
     )
 
 
@@ -285,7 +295,8 @@ def device_memory(
     float_bytes = _FLOAT_BYTES[target.precision.activations]
     # The widest moment of a prefill step: residual, gate, up and their product, all for one chunk.
     width = 2 * config.hidden_size + 3 * config.intermediate_size
-    chunk, logits_rows = min(_PREFILL_CHUNK, context), 1
+    at_once = PROVIDERS[target.execution.provider].reads_one_behind_others  # the whole prompt
+    chunk, logits_rows = context if at_once else min(_PREFILL_CHUNK, context), 1
     attention = 0
     if concatenates:
         cache *= 2  # the last run's and this run's exist at the same time
@@ -312,7 +323,7 @@ def _prefix_memory(cache: int, target: Target) -> int:
     """
     if target.execution.provider != "cpu":
         return 0
-    return min(cache, target.memory.budget_mb * 1_000_000 // _PREFIX_MEMORY_SHARE)
+    return min(cache, target.memory.budget_mb * 1_000_000 // PREFIX_MEMORY_SHARE)
 
 
 def _packing_bytes(config: QwenConfig, target: Target, quantization: Quantization | None) -> int:

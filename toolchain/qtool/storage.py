@@ -8,6 +8,7 @@ for.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Protocol
@@ -21,6 +22,14 @@ from qtool.errors import SourceError
 from qtool_targets import Target
 
 FLOAT16_MAXIMUM = 65504.0
+
+Read = Callable[[Weight, int, int], npt.NDArray[np.float32]]
+"""Reads rows of a weight, which are not to be changed: someone else may have asked for the same."""
+
+
+def read_rows(weight: Weight, start: int, stop: int) -> npt.NDArray[np.float32]:
+    """Reads rows from the source."""
+    return weight.read(start, stop)
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,10 @@ class Storage(Protocol):
         """Identity of the content: two storages with the same key have the same bytes."""
 
     @property
+    def source(self) -> str:
+        """What the rows are computed from: storages of one source have as many rows, and read the same."""
+
+    @property
     def parts(self) -> tuple[Part, ...]:
         """The tensors, all with the same first dimension."""
 
@@ -56,7 +69,7 @@ class Storage(Protocol):
     def rows_at_once(self) -> int:
         """Fewest rows that are worth computing at once."""
 
-    def compute(self, start: int, stop: int) -> tuple[npt.NDArray[Any], ...]:
+    def compute(self, start: int, stop: int, read: Read = read_rows) -> tuple[npt.NDArray[Any], ...]:
         """Returns the rows [start, stop) of every part. Safe to call from several threads."""
 
 
@@ -77,6 +90,11 @@ class FloatStorage:
         return f"{self.weight.name}:{self.dtype.name}"
 
     @property
+    def source(self) -> str:
+        """See `Storage`."""
+        return self.weight.name
+
+    @property
     def parts(self) -> tuple[Part, ...]:
         """See `Storage`."""
         return (Part(self.dtype, self.weight.shape),)
@@ -86,9 +104,9 @@ class FloatStorage:
         """See `Storage`."""
         return self.weight.rows_at_once
 
-    def compute(self, start: int, stop: int) -> tuple[npt.NDArray[Any], ...]:
+    def compute(self, start: int, stop: int, read: Read = read_rows) -> tuple[npt.NDArray[Any], ...]:
         """See `Storage`."""
-        rows = rows_for(self.weight, start, stop, self.dtype)
+        rows = rows_for(self.weight, start, stop, self.dtype, read)
         return (rows.astype(self.dtype.numpy(), copy=False),)
 
 
@@ -105,6 +123,11 @@ class ArrayStorage:
         return f"{self.name}:{self.array.dtype}:{'x'.join(map(str, self.array.shape))}"
 
     @property
+    def source(self) -> str:
+        """See `Storage`."""
+        return self.key
+
+    @property
     def parts(self) -> tuple[Part, ...]:
         """See `Storage`."""
         return (Part(ir.DataType.from_numpy(self.array.dtype), self.array.shape),)
@@ -114,7 +137,7 @@ class ArrayStorage:
         """See `Storage`."""
         return 1
 
-    def compute(self, start: int, stop: int) -> tuple[npt.NDArray[Any], ...]:
+    def compute(self, start: int, stop: int, read: Read = read_rows) -> tuple[npt.NDArray[Any], ...]:
         """See `Storage`."""
         return (self.array[start:stop],)
 
@@ -124,7 +147,9 @@ def float_type(target: Target) -> ir.DataType:
     return ir.DataType.FLOAT16 if target.precision.activations == "float16" else ir.DataType.FLOAT
 
 
-def rows_for(weight: Weight, start: int, stop: int, dtype: ir.DataType) -> npt.NDArray[np.float32]:
+def rows_for(
+    weight: Weight, start: int, stop: int, dtype: ir.DataType, read: Read = read_rows
+) -> npt.NDArray[np.float32]:
     """Reads rows, which are finite, and refuses values that the device cannot compute with.
 
     Args:
@@ -132,11 +157,12 @@ def rows_for(weight: Weight, start: int, stop: int, dtype: ir.DataType) -> npt.N
         start: first row.
         stop: row after the last.
         dtype: the type that the device computes in, with these values or with what stands for them.
+        read: what reads them.
 
     Raises:
         SourceError: a value is too large for `dtype`.
     """
-    rows = weight.read(start, stop)
+    rows = read(weight, start, stop)
     if dtype == ir.DataType.FLOAT16 and max(rows.max(), -rows.min()) > FLOAT16_MAXIMUM:
         raise SourceError(
             f"the tensor {weight.name} has values beyond float16's range (±{FLOAT16_MAXIMUM:g})",

@@ -67,7 +67,7 @@ def test_every_tensor_is_at_its_place(tmp_path: Path, threads: int) -> None:
     calls: list[tuple[int, int]] = []
     write_data_files([(tmp_path / "data", layout)], threads, lambda *call: calls.append(call))
     check(tmp_path / "data", layout)
-    assert len(calls) > 20
+    assert len(calls) > 5
     assert calls[-1][0] == sum(part.nbytes for storage in storages() for part in storage.parts)
 
 

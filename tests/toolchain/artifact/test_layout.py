@@ -54,9 +54,10 @@ def test_tensors_of_an_artifact_are_aligned_apart_and_fill_the_file(
     check(ranges(folder), (folder / "model.onnx.data").stat().st_size)
 
 
-def test_large_tensors_start_on_a_page(tmp_path: Path) -> None:
-    source = write_sparse_checkpoint(tmp_path / "source", vocab_size=9000, intermediate_size=5000)
-    folder = qtool.build(source, target="x64-fp32", output=tmp_path / "out").path
+@pytest.mark.parametrize("target", ["x64-fp32", "android-arm64-int4"])
+def test_large_tensors_start_on_a_page(tmp_path: Path, target: str) -> None:
+    source = write_sparse_checkpoint(tmp_path / "source", vocab_size=40_000, intermediate_size=5024)
+    folder = qtool.build(source, target=target, output=tmp_path / "out").path
     tensors = ranges(folder)
     assert any(length >= MEBIBYTE for _, length in tensors)
     check(tensors, (folder / "model.onnx.data").stat().st_size)

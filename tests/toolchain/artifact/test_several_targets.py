@@ -71,15 +71,12 @@ def test_planning_reads_nothing_and_building_reads_every_row_once(
     assert counted.rows == {name: Counter(range(shape[0])) for name, shape in shapes.items()}
 
 
-def test_targets_that_store_a_tensor_alike_share_one_reading(
-    tmp_path: Path, tiny_checkpoint: Checkpoints
-) -> None:
-    names = ["x64-int4", "arm64-int4", "android-arm64-int4", "x64-int8", "arm64-int8"]
+def test_several_targets_share_one_reading(tmp_path: Path, tiny_checkpoint: Checkpoints) -> None:
+    """Whatever forms they store a tensor in."""
+    names = ["x64-int4", "arm64-int4", "x64-int8", "web-int4", "cuda-fp16", "cuda-int4", "x64-fp32"]
     counted = CountedReads(plan_jobs(tiny_checkpoint("qwen2").folder, names, output=tmp_path))
     run_jobs(counted.jobs)
-    for name, times in counted.times().items():
-        matrix = len(counted.jobs[0].checkpoint.weights[name].shape) == 2
-        assert times == ({2} if matrix else {1}), name  # int4 and int8; norms and biases are float32 in all
+    assert set().union(*counted.times().values()) == {1}
 
 
 def test_large_tensors_are_read_in_pieces(tmp_path: Path) -> None:

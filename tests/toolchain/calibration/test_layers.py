@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from tokenizers import Tokenizer
 
 import qtool
+import qtool_targets
 from qtool.artifact.verify import verify
 from qtool.calibration.layer_runner import LayerRunner
 from qtool.calibration.text import read_calibration_text
@@ -173,7 +175,9 @@ def test_float16_scales_and_symmetric_grids(
 ) -> None:
     """An embedding that is not the LM head too has nothing to be calibrated on."""
     source = tiny_checkpoint("qwen2", tied=tied).folder
-    folder = build(tmp_path / "out", text, target="cuda-int4", model=source)
+    shipped = qtool_targets.load("web-int4")
+    half = replace(shipped.precision, activations="float16", kv_cache="float16")
+    folder = build(tmp_path / "out", text, target=replace(shipped, precision=half), model=source)
     kinds = {group.group: (group.symmetric, group.algorithm) for group in manifest.read(folder).quantization}
     head = {"embedding": (True, "gptq")} if tied else {"embedding": (True, "rtn"), "lm_head": (True, "gptq")}
     assert kinds == {"attention": (True, "gptq"), "mlp": (True, "gptq")} | head
@@ -190,12 +194,16 @@ def test_weights_and_cache_are_calibrated_on_one_text(text: Path, tmp_path: Path
 
 
 def test_targets_built_together_are_those_built_alone(balanced: Path, text: Path, tmp_path: Path) -> None:
-    targets = ["x64-int4", "x64-int8", "cuda-int4"]
+    """Those that are calibrated alike, once for all of them."""
+    targets = ["x64-int4", "x64-int8", "cuda-int4", "arm64-int4", "directml-int4"]
     jobs = plan_jobs(None, targets, recipe="balanced", calibration=text, output=tmp_path)
-    first, second, third = run_jobs(jobs, threads=2)
-    assert digests(first.path) == digests(balanced)
-    assert second.manifest.calibration is None
-    assert digests(third.path) == digests(build(tmp_path / "alone", text, target="cuda-int4"))
+    calls: list[tuple[str, int, int]] = []
+    artifacts = run_jobs(jobs, threads=2, progress=lambda *call: calls.append(call))
+    assert [done for stage, done, _ in calls if stage == "calibrate"].count(0) == 2
+    assert digests(artifacts[0].path) == digests(balanced)
+    assert artifacts[1].manifest.calibration is None
+    for target, artifact in zip(targets[2:], artifacts[2:], strict=True):
+        assert digests(artifact.path) == digests(build(tmp_path / f"{target}-alone", text, target=target))
 
 
 class TestRefusals:

@@ -40,8 +40,9 @@ def test_json_holds_path_size_and_memory(invoke: Invoke, source: Path, tmp_path:
     output = tmp_path / "out"
     report = json.loads(invoke("build", source, "-t", "x64-int8", "-o", output, "--json").stdout)
     document = manifest.read(output)
-    keys = {"path", "size", "seconds", "target", "context", "memory", "planned_size", "quality"}
+    keys = {"path", "size", "seconds", "target", "context", "memory", "planned_size", "quality", "from_cache"}
     assert report.keys() == keys
+    assert report["from_cache"] is False
     assert report["quality"] is None
     assert report["path"] == str(output)
     assert report["size"] == sum(entry.size for entry in document.files)

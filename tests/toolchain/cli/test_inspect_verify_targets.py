@@ -84,9 +84,13 @@ class TestVerify:
 
 class TestTargets:
     def test_lists_all(self, invoke: Invoke) -> None:
-        lines = invoke("targets").stdout.splitlines()
-        assert [line.split()[0] for line in lines[1:]] == qtool_targets.names()
-        assert "(legacy)" in next(line for line in lines if line.startswith("directml-int4"))
+        profiles, evidence = (block.splitlines() for block in invoke("targets").stdout.rstrip().split("\n\n"))
+        for lines in (profiles, evidence):
+            assert [line.split()[0] for line in lines[1:]] == qtool_targets.names()
+        assert "(legacy)" in next(line for line in profiles if line.startswith("directml-int4"))
+        executed = {line.split()[0]: line for line in evidence}
+        assert "nothing yet on cuda (every node compared with" in executed["cuda-fp16"]
+        assert "onnxruntime-genai" in executed["x64-int4"]
 
     def test_json_of_all_is_what_the_library_loads(self, invoke: Invoke) -> None:
         documents = json.loads(invoke("targets", "--json").stdout)

@@ -147,6 +147,20 @@ def test_a_damaged_matrix_fails_the_gate(
         qtool.build(source, target="x64-int8", output=tmp_path / "bad", gates=gates, evaluation=FEW)
 
 
+def test_what_cannot_be_small_enough_is_refused_before_any_work(tmp_path: Path) -> None:
+    stages: list[str] = []
+    with pytest.raises(
+        GateError, match=r"x64-fp32: the artifact is planned to have 7\.\d+ MB, the gate is 3 MB"
+    ):
+        qtool.build(
+            target="x64-fp32",
+            output=tmp_path / "out",
+            gates=Gates(max_size_mb=3),
+            progress=lambda stage, done, total: stages.append(stage),
+        )
+    assert (stages, list(tmp_path.iterdir())) == ([], [])
+
+
 class TestWhatWouldPass:
     def test_targets_with_more_bits_and_their_sizes(self, source: Path, tmp_path: Path) -> None:
         with pytest.raises(GateError) as caught:

@@ -6,11 +6,9 @@ activations and then as shipped; float16; and, for each, token by token against 
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 
 import qtool
@@ -18,7 +16,7 @@ import qtool_targets
 from support import numpy_decoder
 from support.dequantized import dequantized
 from support.fixtures import Artifacts, Checkpoints
-from support.raw_session import RawSession, distance
+from support.raw_session import RawSession, distance, with_exact_activations
 from support.tiny import TinyCheckpoint
 from support.tolerances import TOLERANCES
 
@@ -75,18 +73,6 @@ def in_pieces(folder: Path) -> np.ndarray:
     return np.concatenate(pieces)
 
 
-def with_exact_activations(artifact: Path, folder: Path) -> Path:
-    """Copies an artifact and switches the kernels' rounding of activations to int8 off; weights stay."""
-    shutil.copytree(artifact, folder)
-    model = onnx.load(folder / "model.onnx", load_external_data=False)
-    levels = [a for node in model.graph.node for a in node.attribute if a.name == "accuracy_level"]
-    assert {level.i for level in levels} == {4}
-    for level in levels:
-        level.i = 0
-    onnx.save(model, folder / "model.onnx")
-    return folder
-
-
 @each_model
 @pytest.mark.parametrize("target", [name for name in QUANTIZED if name not in HALF])
 def test_quantized_graph_with_exact_activations_equals_numpy_on_dequantized_weights(
@@ -115,7 +101,9 @@ def test_quantized_graph_as_shipped_is_near_numpy_on_dequantized_weights(
 
 
 @each_model
-@pytest.mark.parametrize("target", ["x64-fp32", "x64-int8", "x64-int4", "cuda-fp16", "cuda-int4"])
+@pytest.mark.parametrize(
+    "target", ["x64-fp32", "x64-int8", "x64-int4", "cuda-fp16", "cuda-int4", "directml-fp16", "directml-int4"]
+)
 def test_cached_decode_equals_one_pass(
     tiny_artifact: Artifacts, target: str, architecture: str, tied: bool
 ) -> None:

@@ -61,6 +61,17 @@ def test_zero_points_are_refused_where_the_provider_takes_none(
     capabilities_for(changed("x64-int4", **{**weights, "symmetric": True}))
 
 
+@pytest.mark.parametrize("provider", ["cuda", "directml"])
+def test_absent_zero_points_are_refused_where_the_kernel_takes_them_for_zero(
+    tmp_path: Path, tiny_checkpoint: Checkpoints, provider: str
+) -> None:
+    target = changed(f"{provider}-int4", symmetric=True)
+    with pytest.raises(TargetError, match=f"provider {provider} takes absent zero points for 0") as caught:
+        qtool.build(tiny_checkpoint().folder, target=target, output=tmp_path / "out")
+    assert "symmetric to false" in caught.value.hint
+    capabilities_for(changed(f"{provider}-fp16", symmetric=True))  # no integers, no zero points
+
+
 def test_no_record_says_something_that_nothing_reads() -> None:
     folder = Path(qtool.__file__).parent
     source = "".join(path.read_text("utf-8") for path in folder.rglob("*.py"))

@@ -51,6 +51,15 @@ def test_values_are_those_of_the_dequantized_weights(tmp_path: Path, bias: bool,
     assert distance(run(model, tmp_path / "model", x=x), expected) < TOLERANCES["float32"]["reference"]
 
 
+def test_a_bias_stays_an_addition_where_the_kernel_takes_none(tmp_path: Path) -> None:
+    capabilities = replace(capabilities_for(INT4), matmul_accuracy_level=0, supports_matmul_bias=False)
+    model = QuantizeLinear(INT4, capabilities, {})(one_layer(True)).model
+    assert operators(model) == {"MatMulNBits": 1, "Add": 1}
+    x = np.random.default_rng(2).standard_normal((5, 64)).astype(np.float32)
+    expected = run(quantized(one_layer(True)), tmp_path / "fused", x=x)
+    assert distance(run(model, tmp_path / "apart", x=x), expected) < TOLERANCES["float32"]["reference"]
+
+
 def test_float_schemes_leave_the_graph_alone() -> None:
     model = one_layer(True)
     assert not QuantizeLinear(FLOAT, capabilities_for(FLOAT), {})(model).modified

@@ -1,9 +1,9 @@
 """Computes the tensors of one or several artifacts and writes each where it belongs.
 
 Work goes by chunks of rows, in a few threads; a chunk is read, computed and written before its thread takes
-another, so memory is bounded by threads times chunk whatever the model's size. A tensor that several
-artifacts hold in the same form is computed once and written to each. The bytes depend on neither the order in
-which chunks finish nor the number of threads.
+another, so memory is bounded by threads times chunk whatever the model's size. Rows are read once for all
+that is computed from them; what several artifacts hold in the same form is computed once and written to each.
+The bytes depend on neither the order in which chunks finish nor the number of threads.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from pathlib import Path
 from threading import Lock
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qtool.artifact.interrupts import deferred_interrupts
 from qtool.artifact.layout import Layout
-from qtool.storage import Storage
+from qtool.checkpoint.weight import Weight
+from qtool.storage import Read, Storage, read_rows
 
 _CHUNK_ELEMENTS = 1 << 18
 """Weights in a chunk: the float32 rows (1 MiB) and their temporaries stay in a core's cache."""
@@ -34,23 +36,47 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class _Chunk:
+class _Content:
     storage: Storage
-    start: int
-    stop: int
     destinations: tuple[tuple[int, tuple[int, ...]], ...]
     """(file descriptor, offset of each part)"""
 
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Rows of a tensor of the source, and all that is computed from them."""
+
+    contents: Sequence[_Content]
+    start: int
+    stop: int
+
     def write(self) -> int:
         """Computes the rows and writes them; returns the bytes written."""
+        read = _reading_once()
+        return sum(self._write(content, read) for content in self.contents)
+
+    def _write(self, content: _Content, read: Read) -> int:
         written = 0
-        arrays = self.storage.compute(self.start, self.stop)
-        for index, (part, array) in enumerate(zip(self.storage.parts, arrays, strict=True)):
+        arrays = content.storage.compute(self.start, self.stop, read)
+        for index, (part, array) in enumerate(zip(content.storage.parts, arrays, strict=True)):
             data = np.ascontiguousarray(array).view(np.uint8).reshape(-1).data
-            for descriptor, offsets in self.destinations:
+            for descriptor, offsets in content.destinations:
                 _write_at(descriptor, data, offsets[index] + self.start * part.row_bytes)
                 written += len(data)
         return written
+
+
+def _reading_once() -> Read:
+    """Returns what reads the same rows of a weight from the source only once."""
+    known: dict[tuple[str, int, int], NDArray[np.float32]] = {}
+
+    def read(weight: Weight, start: int, stop: int) -> NDArray[np.float32]:
+        key = weight.name, start, stop
+        if key not in known:
+            known[key] = read_rows(weight, start, stop)
+        return known[key]
+
+    return read
 
 
 def write_data_files(files: Sequence[tuple[Path, Layout]], threads: int, progress: Progress) -> None:
@@ -103,22 +129,26 @@ def _run(
 
 
 def _chunks(files: Sequence[tuple[Path, Layout]], descriptors: Sequence[int]) -> Iterator[_Chunk]:
-    """Yields the chunks of every distinct storage, each with all the files that hold it."""
-    seen: set[str] = set()
+    """Yields the chunks of every source of rows, each with all that is computed from it and where it goes."""
+    sources: dict[str, dict[str, _Content]] = {}
     for _, layout in files:
         for key, placement in layout.placements.items():
-            if key in seen:
-                continue
-            seen.add(key)
-            destinations = tuple(
-                (descriptor, other.placements[key].offsets)
-                for descriptor, (_, other) in zip(descriptors, files, strict=True)
-                if key in other.placements
-            )
-            rows, *rest = placement.storage.parts[0].shape
-            step = max(placement.storage.rows_at_once, _CHUNK_ELEMENTS // max(1, prod(rest)))
-            for start in range(0, rows, step):
-                yield _Chunk(placement.storage, start, min(start + step, rows), destinations)
+            found = sources.setdefault(placement.storage.source, {})
+            if key not in found:
+                destinations = tuple(
+                    (descriptor, other.placements[key].offsets)
+                    for descriptor, (_, other) in zip(descriptors, files, strict=True)
+                    if key in other.placements
+                )
+                found[key] = _Content(placement.storage, destinations)
+    for source in sources.values():
+        contents = tuple(source.values())
+        shapes = [content.storage.parts[0].shape for content in contents]
+        rows, widest = shapes[0][0], max(prod(shape[1:]) for shape in shapes)
+        worth = max(content.storage.rows_at_once for content in contents)
+        step = max(worth, _CHUNK_ELEMENTS // max(1, widest))
+        for start in range(0, rows, step):
+            yield _Chunk(contents, start, min(start + step, rows))
 
 
 def _reserve(descriptor: int, size: int) -> None:

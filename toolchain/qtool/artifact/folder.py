@@ -13,7 +13,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -25,32 +25,38 @@ try:
 except ImportError:  # Windows: leftovers of killed builds stay until the user removes them
     fcntl = None  # type: ignore[assignment]
 
+WhyNotOurs = Callable[[Path], str | None]
+"""Says why a path is not something that qtool wrote and may replace; None if it is."""
+
 _REPLACED = "replaced"
 """The artifact that --force replaces, on its way out: in a hidden folder too."""
 
 
-def check_destination(path: Path, force: bool) -> None:
+def check_destination(path: Path, force: bool, why_not_ours: WhyNotOurs | None = None) -> None:
     """Refuses a destination that must not be replaced.
 
+    Args:
+        path: the destination.
+        force: replace what is there, if it is ours.
+        why_not_ours: says why a path cannot be thrown away; None for what is not an artifact.
+
     Raises:
-        OutputError: something is there and `force` is False, or it is not an artifact.
+        OutputError: something is there and `force` is False, or it is not ours.
     """
     if not os.path.lexists(path):
         return
     if not force:
-        raise OutputError(
-            f"the output {path} exists already", hint="Choose another --output, or pass --force."
-        )
+        raise OutputError(f"the output {path} exists already", hint="Choose another folder, or pass --force.")
     with writing(path):
-        reason = _why_not_ours(path)
+        reason = (why_not_ours or _why_not_artifact)(path)
     if reason:
         raise OutputError(
             f"the output {path} {reason}, so --force does not replace it",
-            hint="Choose another --output, or remove it yourself.",
+            hint="Choose another folder, or remove it yourself.",
         )
 
 
-def _why_not_ours(path: Path) -> str | None:
+def _why_not_artifact(path: Path) -> str | None:
     """Says why a path is not an artifact that can be thrown away; None if it is one, or an empty folder."""
     if path.is_symlink():
         return "is a symbolic link"
@@ -73,8 +79,13 @@ def _why_not_ours(path: Path) -> str | None:
 
 
 @contextmanager
-def new_folder(destination: Path, *, force: bool) -> Iterator[Path]:
+def new_folder(destination: Path, *, force: bool, why_not_ours: WhyNotOurs | None = None) -> Iterator[Path]:
     """Gives a temporary folder that becomes `destination` when the block ends without an error.
+
+    Args:
+        destination: the folder to write.
+        force: replace what is there, if it is ours.
+        why_not_ours: see `check_destination`.
 
     Raises:
         OutputError: the destination exists (see `check_destination`) or cannot be written.
@@ -85,10 +96,10 @@ def new_folder(destination: Path, *, force: bool) -> Iterator[Path]:
         with writing(destination):
             _make_parents(destination.parent, made)
             _remove_leftovers(destination)
-            check_destination(destination, force)
+            check_destination(destination, force, why_not_ours)
             with _hidden_folder(destination) as partial:
                 yield partial
-                check_destination(destination, force)
+                check_destination(destination, force, why_not_ours)
                 _put_in_place(partial, destination, force)
     except BaseException:
         for folder in made:
@@ -105,7 +116,7 @@ def writing(destination: Path) -> Iterator[None]:
     except OSError as error:
         raise OutputError(
             f"cannot write {destination}: {error.strerror or error}",
-            hint="Free some space or choose another --output; nothing was left behind.",
+            hint="Free some space or choose another folder; nothing was left behind.",
         ) from error
 
 

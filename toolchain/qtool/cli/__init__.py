@@ -16,7 +16,10 @@ import click
 from qtool_runtime.errors import MissingExtraError, QtoolError
 from qtool_targets import TargetError
 
-_COMMANDS = ("build", "targets", "inspect", "verify", "run", "batch", "chat", "eval", "bench", "health")
+_COMMANDS = (
+    *("build", "targets", "inspect", "verify", "package", "cache", "matrix"),
+    *("run", "batch", "chat", "eval", "bench", "health"),
+)
 
 _EXTRA_OF_MODULE = {
     "onnx": "build",

@@ -12,6 +12,7 @@ import qtool_targets
 from qtool.cli.output import (
     json_option,
     megabytes,
+    phone_facts,
     print_facts,
     print_json,
     print_table,
@@ -77,6 +78,13 @@ if TYPE_CHECKING:
 @click.option(
     "--threads", type=click.IntRange(min=1), help="Threads of the build; the result does not depend on it."
 )
+@click.option(
+    "--cache/--no-cache",
+    envvar="QTOOL_CACHE",
+    show_envvar=True,
+    help="Take artifacts from the cache that were built before, and keep others there; see `qtool cache`."
+    " [default: no-cache]",
+)
 @quality_options
 @json_option
 def command(
@@ -94,6 +102,7 @@ def command(
     force: bool,
     ignore_budget: bool,
     threads: int | None,
+    cache: bool,
     quality: QualityOptions,
     as_json: bool,
 ) -> None:
@@ -102,11 +111,13 @@ def command(
     MODEL is a Hugging Face id, a folder of safetensors, or a GGUF file. Without it, the small model that
     ships with qtool is compiled.
     """
+    from qtool.build_cache import default_cache
     from qtool.cli.progress import progress
     from qtool.jobs import plan_jobs
     from qtool.pipeline import run_jobs
 
     started = time.perf_counter()
+    kept = default_cache(lambda message: click.echo(message, err=True)) if cache else None
     targets = qtool_targets.names() if target == "all" else [target]
     jobs = plan_jobs(
         model,
@@ -133,6 +144,7 @@ def command(
             ignore_budget=ignore_budget,
             threads=threads,
             progress=report,
+            cache=kept,
         )
     _print_artifacts(jobs, artifacts, time.perf_counter() - started, as_json)
 
@@ -171,6 +183,7 @@ def _print_plan(job: Job) -> None:
             ("device runtime", megabytes(device.runtime)),
             ("device peak", f"{megabytes(device.peak)} of a budget of {megabytes(device.budget)}"),
             ("fits", "yes" if plan.fits else "no"),
+            *phone_facts(plan.phones),
         ]
     )
 
@@ -194,6 +207,7 @@ def _print_artifacts(jobs: list[Job], artifacts: list[Artifact], seconds: float,
                 "path": str(artifact.path),
                 "size": artifact.size,
                 "seconds": round(seconds, 3),
+                "from_cache": artifact.from_cache,
                 "target": job.target.name,
                 "context": artifact.manifest.context,
                 "memory": asdict(artifact.manifest.memory),
@@ -208,6 +222,7 @@ def _print_artifacts(jobs: list[Job], artifacts: list[Artifact], seconds: float,
         peak = artifact.manifest.memory.peak
         click.echo(
             f"{artifact.path}  {megabytes(artifact.size)}, planned peak on the device {megabytes(peak)}"
+            f"{', from the cache' if artifact.from_cache else ''}"
         )
         if artifact.manifest.quality is not None:
             click.echo(f"{artifact.path}  {quality_line(artifact.manifest.quality)}")

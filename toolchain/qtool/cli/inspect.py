@@ -8,7 +8,16 @@ from pathlib import Path
 import click
 
 from qtool.checkpoint.quantization import TAKEN_OVER
-from qtool.cli.output import json_option, megabytes, print_facts, print_json, print_table, quality_line
+from qtool.cli.output import (
+    json_option,
+    megabytes,
+    phone_facts,
+    print_facts,
+    print_json,
+    print_table,
+    quality_line,
+)
+from qtool.phones import PhonePlan, plan_phones
 from qtool_runtime import manifest
 from qtool_runtime.compatibility import PROVIDERS
 from qtool_runtime.kernels import AUTO, choose_kernels
@@ -57,6 +66,7 @@ def _print_summary(document: Manifest) -> None:
             ("KV cache", _kv_cache(document)),
             *_calibration(document),
             ("memory", _memory(memory)),
+            *phone_facts(_phones(document)),
             *([("system prompt", f"{baked.tokens:,} tokens baked in")] if baked else []),
             ("quality", quality_line(quality) if quality else "not measured; see `qtool build --evaluate`"),
             ("tools", ", ".join(f"{name} {value}" for name, value in document.tools.items())),
@@ -96,6 +106,15 @@ def _memory(plan: MemoryPlan) -> str:
     }
     summed = " + ".join(f"{name} {megabytes(size)}" for name, size in parts.items())
     return f"{megabytes(plan.peak)} peak = {summed}; budget {megabytes(plan.budget)}"
+
+
+def _phones(document: Manifest) -> tuple[PhonePlan, ...]:
+    """Plans for the phones that the target names; nobody has checked how the manifest does that."""
+    memory = document.target.get("memory")
+    sizes = memory.get("phones_gb") if isinstance(memory, dict) else None
+    if not isinstance(sizes, list) or not all(type(size) is int and 0 < size <= 64 for size in sizes):
+        return ()
+    return plan_phones(sizes, document.memory, document.context, document.context)
 
 
 def _print_quantization(document: Manifest) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from qtool.phones import APP_SHARE, PhonePlan
 from qtool_runtime.manifest import Quality
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
@@ -36,6 +37,17 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def megabytes(size: int) -> str:
     """Returns a size in units of 10^6 bytes, with one decimal below 100."""
     return f"{size / 1e6:,.1f} MB" if size < 100e6 else f"{size / 1e6:,.0f} MB"
+
+
+def phone_facts(plans: Sequence[PhonePlan]) -> list[tuple[str, str]]:
+    """Returns what context fits each phone, for `print_facts`."""
+    if not plans:
+        return []
+    fits = [
+        f"{plan.phone_gb} GB: " + (f"{plan.context:,} tokens" if plan.context else "too large")
+        for plan in plans
+    ]
+    return [("phones", f"{'; '.join(fits)}; with {APP_SHARE:.0%} of the memory for the app")]
 
 
 def quality_line(quality: Quality) -> str:

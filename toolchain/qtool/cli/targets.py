@@ -24,6 +24,8 @@ def command(name: str | None, as_json: bool) -> None:
         return
     header = ("target", "provider", "weights", "activations", "context", "budget", "description")
     print_table(header, [_row(target) for target in targets])
+    click.echo()
+    print_table(("target", "executed by"), [(target.name, _evidence(target)) for target in targets])
 
 
 def _row(target: Target) -> tuple[str, ...]:
@@ -44,6 +46,12 @@ def _weights(target: Target) -> str:
         return f"float{weights.bits}"
     kind = "symmetric" if weights.symmetric else "asymmetric"
     return f"int{weights.bits}, groups of {weights.group_size}, {kind}"
+
+
+def _evidence(target: Target) -> str:
+    """Says what has executed the target's artifacts, and what else is known of them."""
+    executed = "; ".join(target.tested_on) or f"nothing yet on {target.execution.provider}"
+    return f"{executed} ({'; '.join(target.checked)})" if target.checked else executed
 
 
 def _gates(gates: Gates) -> str:
@@ -71,6 +79,7 @@ def _print_target(target: Target) -> None:
             ("context", f"{target.memory.context:,} tokens"),
             ("memory budget", f"{target.memory.budget_mb:,} MB"),
             ("gates", _gates(target.gates)),
-            ("tested on", "; ".join(target.tested_on) or "nothing yet"),
+            ("executed by", "; ".join(target.tested_on) or f"nothing yet on {target.execution.provider}"),
+            ("checked", "; ".join(target.checked) or "-"),
         ]
     )

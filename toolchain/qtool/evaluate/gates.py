@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from typing import NoReturn
 
 import qtool_targets
 from qtool.errors import GateError, UnsupportedModelError
@@ -13,6 +14,19 @@ from qtool_runtime.manifest import Manifest, Quality
 from qtool_targets import Gates, Target
 
 _MOST_SUGGESTIONS = 2
+_PLAN_FACTOR, _PLAN_BYTES = 1.05, 1_000_000
+"""Planned sizes come closer than that to those of artifacts."""
+
+
+def check_planned_size(job: Job) -> None:
+    """Refuses a build whose artifact cannot be small enough, before any work.
+
+    Raises:
+        GateError: it is planned to be clearly larger than its gate.
+    """
+    most, planned = job.target.gates.max_size_mb, job.plan.artifact
+    if most is not None and planned > _PLAN_FACTOR * most * 1e6 + _PLAN_BYTES:
+        _refuse_size(job, f"the artifact is planned to have {planned / 1e6:,.4g} MB", most)
 
 
 def check_size(job: Job, manifest: Manifest) -> None:
@@ -25,8 +39,12 @@ def check_size(job: Job, manifest: Manifest) -> None:
     size = artifact_bytes(manifest)
     if most is None or size <= most * 1e6:
         return
+    _refuse_size(job, f"the artifact has {size / 1e6:,.4g} MB", most)
+
+
+def _refuse_size(job: Job, what: str, most: float) -> NoReturn:
     raise GateError(
-        f"target {job.target.name}: the artifact has {size / 1e6:,.4g} MB, the gate is {most:,.4g} MB",
+        f"target {job.target.name}: {what}, the gate is {most:,.4g} MB",
         hint=_hint(_targets(job, lambda target, planned: planned <= most * 1e6), "is small enough"),
     )
 

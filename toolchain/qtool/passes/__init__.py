@@ -6,7 +6,10 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from qtool.passes.capabilities import Capabilities, capabilities_for
+from qtool.passes.check_kernels import CheckKernels
+from qtool.passes.lower_opset import LowerOpset
 from qtool.passes.lower_rms_normalization import LowerRmsNormalization
+from qtool.passes.lower_rotary_attention import LowerRotaryAttention
 from qtool.passes.quantize_embedding import QuantizeEmbedding
 from qtool.passes.quantize_linear import QuantizeLinear
 from qtool.quantize.storage import Calibrated
@@ -32,5 +35,8 @@ def passes_for(target: Target, calibrated: Calibrated) -> tuple[ir.passes.InPlac
         QuantizeLinear(target, capabilities, calibrated),
         QuantizeEmbedding(target, calibrated),
         LowerRmsNormalization(capabilities),
+        LowerRotaryAttention(capabilities),
+        LowerOpset(capabilities),
         RemoveUnusedNodesPass(),
+        CheckKernels(target),
     )

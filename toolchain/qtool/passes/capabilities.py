@@ -16,6 +16,8 @@ class Capabilities:
     """What a provider's kernels accept."""
 
     provider: str
+    opset: int
+    """Highest version of the standard operators that has kernels throughout."""
     matmul_accuracy_level: int
     """MatMulNBits: 4 lets the kernel round activations to int8, 0 is the provider's default."""
     supports_rms_normalization: bool
@@ -24,18 +26,70 @@ class Capabilities:
     """GatherBlockQuantized."""
     supports_zero_points: bool
     """MatMulNBits with zero points (asymmetric weights)."""
+    supports_implied_zero_points: bool
+    """Symmetric weights without zero points: all kernels of all versions subtract the middle of the range."""
+    supports_matmul_bias: bool
+    """MatMulNBits with a bias."""
+    supports_rotary_attention: bool
+    """GroupQueryAttention that rotates queries and keys by itself."""
     supports_int8_kv_cache: bool
     """GroupQueryAttention with int8 keys and values, one scale a channel; has run, and gave right values."""
 
 
-# Facts are from ONNX Runtime 1.31's kernel registrations and contrib operator documentation.
+# Sources are beside the tables of kernels (passes/kernels). A kernel is registered for some versions of an
+# operator: those of opset 18 have kernels everywhere, those of 23 throughout on the CPU only. Biases are left
+# to the fusion of CUDA and WebGPU, because earlier versions of their kernels ignore or refuse one.
 _CAPABILITIES = {
     record.provider: record
     for record in (
-        Capabilities("cpu", 4, True, True, True, True),
-        Capabilities("cuda", 0, False, True, True, False),
-        Capabilities("directml", 0, False, False, True, False),
-        Capabilities("webgpu", 4, False, True, True, False),
+        Capabilities(
+            "cpu",
+            opset=23,
+            matmul_accuracy_level=4,
+            supports_rms_normalization=True,
+            supports_quantized_embedding=True,
+            supports_zero_points=True,
+            supports_implied_zero_points=True,
+            supports_matmul_bias=True,
+            supports_rotary_attention=True,
+            supports_int8_kv_cache=True,
+        ),
+        Capabilities(
+            "cuda",
+            opset=18,
+            matmul_accuracy_level=0,
+            supports_rms_normalization=False,
+            supports_quantized_embedding=True,
+            supports_zero_points=True,
+            supports_implied_zero_points=False,
+            supports_matmul_bias=False,
+            supports_rotary_attention=True,
+            supports_int8_kv_cache=False,
+        ),
+        Capabilities(
+            "directml",
+            opset=18,
+            matmul_accuracy_level=0,
+            supports_rms_normalization=False,
+            supports_quantized_embedding=False,
+            supports_zero_points=True,
+            supports_implied_zero_points=False,
+            supports_matmul_bias=False,
+            supports_rotary_attention=False,
+            supports_int8_kv_cache=False,
+        ),
+        Capabilities(
+            "webgpu",
+            opset=18,
+            matmul_accuracy_level=4,
+            supports_rms_normalization=False,
+            supports_quantized_embedding=True,
+            supports_zero_points=True,
+            supports_implied_zero_points=True,
+            supports_matmul_bias=False,
+            supports_rotary_attention=True,
+            supports_int8_kv_cache=False,
+        ),
     )
 }
 
@@ -61,6 +115,12 @@ def capabilities_for(target: Target) -> Capabilities:
             f"target {target.name}: weights.symmetric = false, but the provider {record.provider} takes no"
             " zero points",
             hint="Set weights.symmetric to true.",
+        )
+    if integers and target.weights.symmetric and not record.supports_implied_zero_points:
+        raise TargetError(
+            f"target {target.name}: weights.symmetric = true, but the provider {record.provider} takes absent"
+            " zero points for 0",
+            hint="Set weights.symmetric to false.",
         )
     if target.precision.kv_cache == "int8" and not record.supports_int8_kv_cache:
         raise TargetError(

@@ -46,7 +46,8 @@ class QuantizeLinear(ir.passes.InPlacePass):
         if not scheme.symmetric:
             zero_point = add_initializer(graph, StoredTensor(f"{name}.zero_point", storage, 2))
         inputs = [linear.node.inputs[0], integers, scale, zero_point]
-        if linear.bias is not None:
+        fuses_bias = linear.bias is not None and self._capabilities.supports_matmul_bias
+        if fuses_bias:
             inputs += [None, linear.bias]
         attributes = {
             "K": columns,
@@ -58,6 +59,7 @@ class QuantizeLinear(ir.passes.InPlacePass):
         (output,) = append_node(
             graph, name, "MatMulNBits", inputs, 1, domain=MICROSOFT, attributes=attributes, before=linear.node
         )
-        replace(
-            graph, linear.output, output, [linear.node] if linear.add is None else [linear.add, linear.node]
-        )
+        if fuses_bias and linear.add is not None:
+            replace(graph, linear.output, output, [linear.add, linear.node])
+        else:
+            replace(graph, linear.node.outputs[0], output, [linear.node])

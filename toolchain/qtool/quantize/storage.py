@@ -18,7 +18,7 @@ from qtool.quantize import rtn
 from qtool.quantize.packing import pack
 from qtool.quantize.rtn import Quantized
 from qtool.quantize.schemes import Scheme
-from qtool.storage import FloatStorage, Part, rows_for
+from qtool.storage import FloatStorage, Part, Read, read_rows, rows_for
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,11 @@ class IntegerStorage:
         return self.weight.rows_at_once
 
     @property
+    def source(self) -> str:
+        """See `qtool.storage.Storage`."""
+        return self.weight.name
+
+    @property
     def parts(self) -> tuple[Part, ...]:
         """See `qtool.storage.Storage`."""
         rows, columns = self.weight.shape
@@ -57,9 +62,9 @@ class IntegerStorage:
             return integers, scales
         return integers, scales, Part(ir.DataType.UINT8, (rows, -(-groups * bits // 8)))
 
-    def compute(self, start: int, stop: int) -> tuple[npt.NDArray[Any], ...]:
+    def compute(self, start: int, stop: int, read: Read = read_rows) -> tuple[npt.NDArray[Any], ...]:
         """See `qtool.storage.Storage`."""
-        rows = rows_for(self.weight, start, stop, self.scale_type)
+        rows = rows_for(self.weight, start, stop, self.scale_type, read)
         return packed(rtn.quantize(rows, self.scheme, self.scale_type.numpy()), self.scheme)
 
 
@@ -80,7 +85,7 @@ class CalibratedStorage(IntegerStorage):
             with path.open("ab") as file:
                 file.write(np.ascontiguousarray(array).data)
 
-    def compute(self, start: int, stop: int) -> tuple[npt.NDArray[Any], ...]:
+    def compute(self, start: int, stop: int, read: Read = read_rows) -> tuple[npt.NDArray[Any], ...]:
         """See `qtool.storage.Storage`."""
         arrays = []
         for path, part in zip(self._files(), self.parts, strict=True):
@@ -104,7 +109,7 @@ class TakenStorage(IntegerStorage):
 
     weight: QuantizedWeight
 
-    def compute(self, start: int, stop: int) -> tuple[npt.NDArray[Any], ...]:
+    def compute(self, start: int, stop: int, read: Read = read_rows) -> tuple[npt.NDArray[Any], ...]:
         """See `qtool.storage.Storage`."""
         quantized = self.weight.read_integers(start, stop)
         with np.errstate(over="ignore"):
