@@ -198,9 +198,9 @@ def _trace_memory(config: QwenConfig, float_bytes: int) -> int:
 
 
 def _olive_memory(config: QwenConfig, float_bytes: int) -> int:
-    """Predicts what Olive takes in its process: the model in floats, and Hessians of the widest matrix."""
+    """Predicts what Olive takes: the model in floats, before and after, and Hessians of the widest matrix."""
     features = max(config.hidden_size, config.intermediate_size)
-    return _OLIVE_BYTES + float_bytes * _parameters(config) + 4 * _HESSIANS * features**2
+    return _OLIVE_BYTES + 2 * float_bytes * _parameters(config) + 4 * _HESSIANS * features**2
 
 
 def _parameters(config: QwenConfig) -> int:

@@ -129,7 +129,9 @@ Calibrated = Mapping[tuple[str, Scheme], CalibratedStorage]
 def integer_storage(floats: FloatStorage, scheme: Scheme, calibrated: Calibrated) -> IntegerStorage:
     """Returns what takes the place of a float matrix: integers of the source or of a calibration, if any."""
     weight = floats.weight
-    if isinstance(weight, QuantizedWeight) and weight.scheme == scheme:
+    if isinstance(weight, QuantizedWeight):
+        if weight.scheme != scheme:
+            raise ValueError(f"{weight.name} is quantized as {weight.scheme} already, not as {scheme}")
         return TakenStorage(weight, scheme, floats.dtype)
     return calibrated.get((weight.name, scheme)) or IntegerStorage(weight, scheme, floats.dtype)
 
