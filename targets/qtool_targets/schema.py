@@ -111,7 +111,8 @@ class Target:
     memory: Memory
     gates: Gates = Gates()
     tested_on: tuple[str, ...] = ()
-    """What has really executed an artifact of this profile on its provider; empty when nothing has."""
+    """What has really executed an artifact of this profile on its provider, each as "SOFTWARE VERSION, SYSTEM
+    (DETAILS)"; empty when nothing has."""
     checked: tuple[str, ...] = ()
     """What else is known of its artifacts, where their provider could not execute them."""
     legacy: bool = False

@@ -66,6 +66,20 @@ def test_genai_reads_the_same_tokens_and_writes_the_same_answer(
     assert len(set(answer)) > 3
 
 
+@pytest.mark.parametrize("target", CPU_TARGETS)
+def test_genai_alone_answers_a_conversation_with_nano_as_ours_does(tmp_path: Path, target: str) -> None:
+    """Every CPU profile that ships, those for Arm too: their artifacts run on any processor."""
+    folder = qtool.build(target=target, output=tmp_path / "nano").path
+    with qtool_runtime.load(folder, threads=1) as model:
+        for question in ("Turn on the kitchen light", "What is 7 + 5?"):
+            prompt = model.chat_template.render([{"role": "user", "content": question}])
+            stream = model.generate(prompt, max_tokens=60)
+            stream.read()
+            answer = list(stream.token_ids)
+            assert greedy(folder, prompt, 60) == (model.tokenizer.encode(prompt), answer)
+            assert len(set(answer)) > 10
+
+
 @each_cpu_artifact
 def test_answers_do_not_depend_on_the_engine(
     tiny_artifact: Artifacts, target: str, architecture: str

@@ -2,7 +2,7 @@
 
 Exit codes: 0 done, 1 unexpected, 2 wrong usage (click), 3 source, 4 unsupported model, 5 target, 6 budget,
 7 artifact, 8 incompatible runtime, 9 generation, 10 missing extra, 11 output, 12 engine of a benchmark,
-13 unhealthy, 14 quality gate, 130 interrupted.
+13 unhealthy, 14 quality gate, 15 emulation, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ __all__ = [
     "ArtifactError",
     "BudgetError",
     "ContextLimitError",
+    "EmulationError",
     "EngineError",
     "GateError",
     "GenerationError",
@@ -73,3 +74,9 @@ class GateError(QtoolError):
     """A built artifact is larger, or less like its source, than was asked for."""
 
     exit_code = 14
+
+
+class EmulationError(QtoolError):
+    """An emulated processor cannot be had, takes too long, or runs an artifact otherwise than this one."""
+
+    exit_code = 15

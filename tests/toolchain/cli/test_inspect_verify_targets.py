@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 import qtool_targets
+from qtool.emulate import comparison
+from support.emulation import runtime_root
 from support.fixtures import Artifacts
 
 from .conftest import Invoke
@@ -82,6 +84,98 @@ class TestVerify:
             assert "FAILED   file: model.onnx.data" in result.stdout
 
 
+class TestEmulation:
+    """What can be seen without an emulator; see also tests/integration/test_emulated.py."""
+
+    @pytest.fixture
+    def no_tools(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("PATH", str(tmp_path))
+
+    @pytest.mark.usefixtures("no_tools")
+    def test_without_qemu_it_says_what_to_install(self, invoke: Invoke, artifact: Path) -> None:
+        result = invoke("verify", artifact, "--emulate", "arm64")
+        assert result.exit_code == 15
+        assert "error: qemu for 64-bit Arm programs is not installed" in result.stderr
+        assert "hint: Run: apt-get install qemu-user-static" in result.stderr
+
+    @pytest.mark.usefixtures("no_tools")
+    def test_a_damaged_artifact_is_not_run(self, invoke: Invoke, artifact: Path, tmp_path: Path) -> None:
+        folder = shutil.copytree(artifact, tmp_path / "damaged")
+        (folder / "generation_config.json").unlink()
+        result = invoke("verify", folder, "--emulate", "arm64")
+        assert result.exit_code == 7
+        assert "generation_config.json" in result.stderr
+
+    @pytest.mark.usefixtures("no_tools")
+    def test_an_artifact_for_a_gpu_is_refused(self, invoke: Invoke, tiny_artifact: Artifacts) -> None:
+        result = invoke("verify", tiny_artifact("cuda-int4"), "--emulate", "arm64")
+        assert result.exit_code == 8
+        assert "is for the provider 'cuda'" in result.stderr
+        assert "arm64-int4" in result.stderr
+
+    @pytest.mark.parametrize(
+        ("option", "value"),
+        [
+            ("--processor", "max"),
+            ("--prompt", "Hello"),
+            ("--tokens", "4"),
+            ("--threads", "1"),
+            ("--timeout", "60"),
+        ],
+    )
+    def test_its_options_do_nothing_alone_and_are_refused(
+        self, invoke: Invoke, artifact: Path, option: str, value: str
+    ) -> None:
+        result = invoke("verify", artifact, option, value)
+        assert result.exit_code == 2
+        assert f"{option} goes with --emulate arm64" in result.stderr
+
+    def test_an_unknown_processor_is_refused(self, invoke: Invoke, artifact: Path) -> None:
+        result = invoke("verify", artifact, "--emulate", "arm64", "--processor", "cortex-m0")
+        assert result.exit_code == 2
+        assert "cortex-a76" in result.stderr
+
+    @pytest.mark.emulated
+    def test_emulated_processors_are_further_checks(self, invoke: Invoke, artifact: Path) -> None:
+        runtime_root()
+        arguments = ["verify", artifact, "--emulate", "arm64", "--processor", "max", "-n", 4]
+        result = invoke(*arguments)
+        assert result.exit_code == 0
+        last = result.stdout.splitlines()[-1]
+        assert last.startswith("passed   emulated max: 4 greedy tokens as on this processor, KL ")
+        assert "running on max" in result.stderr
+        document = json.loads(invoke(*arguments, "--json").stdout)
+        assert document["passed"] is True
+        assert [check["name"] for check in document["checks"]][-1] == "emulated max"
+        (emulation,) = document["emulations"]
+        assert emulation["comparison"]["same_tokens"] == 4
+
+    @pytest.mark.emulated
+    @pytest.mark.parametrize("options", [[], ["--json"]], ids=["text", "json"])
+    def test_another_answer_is_exit_15(
+        self, invoke: Invoke, artifact: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]
+    ) -> None:
+        """The real figures, and a threshold that nothing can meet."""
+        runtime_root()
+        monkeypatch.setattr(comparison, "MOST_DIVERGENCE", -1.0)
+        arguments = ["--emulate", "arm64", "--processor", "max", "-n", 2]
+        result = invoke("verify", artifact, *arguments, *options)
+        assert result.exit_code == 15
+        assert "failed 1 of 5 checks: max: its probabilities are others: KL divergence " in result.stderr
+        if options:
+            assert json.loads(result.stdout)["passed"] is False
+        else:
+            assert result.stdout.splitlines()[-1].startswith("FAILED   emulated max: max: its probabilities")
+
+    @pytest.mark.emulated
+    def test_too_little_time_is_exit_15(self, invoke: Invoke, artifact: Path) -> None:
+        runtime_root()
+        arguments = ["--emulate", "arm64", "--processor", "max", "--timeout", 0.2]
+        result = invoke("verify", artifact, *arguments)
+        assert result.exit_code == 15
+        assert "error: max was not done after 0.2 seconds" in result.stderr
+
+
 class TestTargets:
     def test_lists_all(self, invoke: Invoke) -> None:
         profiles, evidence = (block.splitlines() for block in invoke("targets").stdout.rstrip().split("\n\n"))
@@ -91,6 +185,7 @@ class TestTargets:
         executed = {line.split()[0]: line for line in evidence}
         assert "nothing yet on cuda (every node compared with" in executed["cuda-fp16"]
         assert "onnxruntime-genai" in executed["x64-int4"]
+        assert "emulated aarch64 Linux" in executed["arm64-int4"]
 
     def test_json_of_all_is_what_the_library_loads(self, invoke: Invoke) -> None:
         documents = json.loads(invoke("targets", "--json").stdout)
@@ -103,6 +198,8 @@ class TestTargets:
         assert f"target         {name}\n" in text
         assert f"{target.memory.budget_mb:,} MB" in text
         assert json.loads(invoke("targets", name, "--json").stdout) == target.to_dict()
+        for line in (*target.tested_on, *target.checked):
+            assert f" {line}\n" in text
 
     def test_an_unknown_one_is_exit_5(self, invoke: Invoke) -> None:
         result = invoke("targets", "x86-int4")

@@ -20,11 +20,11 @@ def print_json(document: Any) -> None:
 
 
 def print_facts(facts: Iterable[tuple[str, str]]) -> None:
-    """Prints "name  value" lines with the values in one column."""
+    """Prints "name  value" lines with the values, and further lines of a value, in one column."""
     rows = list(facts)
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
-        click.echo(f"{name:<{width}}  {value}")
+        click.echo(f"{name:<{width}}  " + value.replace("\n", "\n" + " " * (width + 2)))
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -79,7 +79,7 @@ def _print_target(target: Target) -> None:
             ("context", f"{target.memory.context:,} tokens"),
             ("memory budget", f"{target.memory.budget_mb:,} MB"),
             ("gates", _gates(target.gates)),
-            ("executed by", "; ".join(target.tested_on) or f"nothing yet on {target.execution.provider}"),
-            ("checked", "; ".join(target.checked) or "-"),
+            ("executed by", "\n".join(target.tested_on) or f"nothing yet on {target.execution.provider}"),
+            ("checked", "\n".join(target.checked) or "-"),
         ]
     )
