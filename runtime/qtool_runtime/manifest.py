@@ -139,15 +139,28 @@ class MemoryPlan:
 
 @dataclass(frozen=True)
 class QuantizedGroup:
-    """Summary of one kind of weight matrix ("attention", "mlp", "embedding", "lm_head")."""
+    """Weight matrices of one kind ("attention", "mlp", "embedding", "lm_head") that are stored alike."""
 
     group: str
     bits: int
     group_size: int | None
     symmetric: bool | None
     algorithm: str
-    tensors: int
+    tensors: tuple[str, ...]
+    """Their Hugging Face names."""
     bytes: int
+
+
+@dataclass(frozen=True)
+class SpentBits:
+    """What there was to spend where bits and group size were chosen for each matrix by what it costs."""
+
+    budget: int
+    """Bytes that the matrices might take."""
+    bytes: int
+    """Bytes that they take."""
+    weights: int
+    """Numbers that are in them."""
 
 
 @dataclass(frozen=True)
@@ -207,6 +220,7 @@ class Manifest:
     calibration: Calibration | None
     memory: MemoryPlan
     quantization: tuple[QuantizedGroup, ...]
+    spent_bits: SpentBits | None
     generation: Generation
     baked_prompt: BakedPrompt | None
     quality: Quality | None

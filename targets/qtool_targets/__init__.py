@@ -19,7 +19,6 @@ from qtool_targets.schema import (
     Weights,
     parse,
     with_gates,
-    with_head_bits,
     with_kv_cache,
 )
 
@@ -34,7 +33,6 @@ __all__ = [
     "load",
     "names",
     "with_gates",
-    "with_head_bits",
     "with_kv_cache",
 ]
 

@@ -156,16 +156,6 @@ def with_gates(target: Target, gates: Gates) -> Target:
     return changed
 
 
-def with_head_bits(target: Target, bits: int) -> Target:
-    """Returns a profile whose LM head and embedding have at least so many bits."""
-    weights = target.weights
-    head = max(weights.lm_head_bits or weights.bits, bits)
-    embedding = max(weights.embedding_bits or weights.bits, bits)
-    changed = replace(target, weights=replace(weights, lm_head_bits=head, embedding_bits=embedding))
-    _check(changed, f"target {target.name}")
-    return changed
-
-
 def parse(data: dict[str, Any], origin: str) -> Target:
     """Reads a profile from parsed TOML.
 

@@ -19,8 +19,8 @@ from qtool.nano.accuracy import Grades, measure
 from qtool.nano.corpus import held_out
 
 CPU_TARGETS = [name for name in qtool_targets.names() if qtool_targets.load(name).execution.provider == "cpu"]
-EXAMPLES = 120
-"""Held-out prompts per target: one more or less right moves the share by 0.8 %."""
+EXAMPLES = 400
+"""Held-out prompts per target: one more or less right moves the share by a quarter of a point."""
 
 Built = Callable[[str], Path]
 
@@ -88,7 +88,7 @@ def test_the_float32_artifact_answers_what_it_was_not_trained_on(grades: Callabl
     assert result.share >= 0.95
 
 
-@pytest.mark.parametrize(("target", "most"), [("x64-int8", 0.02), ("x64-int4", 0.05)])
+@pytest.mark.parametrize(("target", "most"), [("x64-int8", 0.005), ("x64-int4", 0.01)])
 def test_quantization_costs_little(grades: Callable[[str], Grades], target: str, most: float) -> None:
     lost = grades("x64-fp32").share - grades(target).share
     print(f"\n{target}: {grades(target).share:.1%}, {lost:+.1%} lost to float32")

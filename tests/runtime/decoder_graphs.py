@@ -242,7 +242,7 @@ def build_manifest(tiny: TinyDecoder, model: onnx.ModelProto, /, **changes: Any)
         calibration=None,
         memory=contract.MemoryPlan(0, 0, 1 << 20, 0, 0, 0, 0), quantization=(),
         generation=contract.Generation(None, (), None, False, 1.0, 0, 1.0, 1.0),
-        baked_prompt=None, quality=None,
+        spent_bits=None, baked_prompt=None, quality=None,
     )  # fmt: skip
     return replace(document, **changes)
 

@@ -7,6 +7,12 @@ from importlib.metadata import version
 import pytest
 
 
+def require_2_bits() -> None:
+    """Skips the test where the CPU kernel refuses matrices of 2 bits, or takes 200 times as long."""
+    if tuple(int(part) for part in version("onnxruntime").split(".")[:2]) < (1, 28):
+        pytest.skip("before 1.28, onnxruntime has no kernel for matrices of 2 bits")
+
+
 def require_int8_kv_cache(engine: str = "onnxruntime") -> None:
     """Skips the test where the CPU kernel, or the engine genai, takes float keys and values only."""
     if tuple(int(part) for part in version("onnxruntime").split(".")[:2]) < (1, 27):

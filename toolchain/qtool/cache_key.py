@@ -40,6 +40,8 @@ def job_key(job: Job) -> str:
         "context": job.context,
         "exporter": job.exporter,
         "recipe": asdict(job.recipe),
+        "formats": {name: asdict(scheme) for name, scheme in job.formats.items()},
+        "budget": job.budget and job.budget.nbytes,
         "calibration": job.calibration and job.calibration.sha256,
         "system_prompt": job.system_prompt and job.system_prompt.text,
         "evaluation": _evaluation(job),

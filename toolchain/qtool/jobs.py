@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,11 +27,14 @@ from qtool.errors import QtoolError
 from qtool.olive.settings import planned_quantization
 from qtool.plain_text import PlainText
 from qtool.plan import Plan, make_plan
+from qtool.quantize.formats import Formats, formats_for
 from qtool.quantize.recipes import FAST, Recipe, recipe_called
+from qtool.quantize.schemes import Role, scheme_for
 from qtool_targets import Gates, Target, TargetError
 
 if TYPE_CHECKING:
     from qtool.bake import SystemPrompt
+    from qtool.spending import BitBudget
 
 EXPORTERS = ("native", "optimum")
 
@@ -47,6 +50,15 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Limits:
+    """What was asked for, for this build: if nothing was, the recipe says how much may be spent."""
+
+    bits_per_weight: float | None
+    has_size: bool
+    """A largest size was given. The size itself is the target's gate."""
+
+
+@dataclass(frozen=True)
 class Job:
     """One artifact to be built."""
 
@@ -56,7 +68,11 @@ class Job:
     exporter: str
     output: Path
     plan: Plan
+    formats: Formats
+    """How each matrix is stored. With a budget, what is to be expected until sensitivities are measured."""
     recipe: Recipe = FAST
+    budget: BitBudget | None = None
+    """What matrices may take, where that is to be spent where it counts."""
     calibration: CalibrationText | None = None
     """What to measure on; None where nothing is."""
     system_prompt: SystemPrompt | None = None
@@ -71,7 +87,7 @@ class Job:
         """
         if self.calibration is None:
             return None
-        weights = self.recipe.calibrates(self.target) or self.recipe.runs_olive(self.target)
+        weights = self.recipe.calibrates(self.formats) or self.recipe.runs_olive(self.target)
         fewest = FEWEST_TOKENS_FOR_WEIGHTS if weights else FEWEST_TOKENS
         tokenizer = self.checkpoint.tokenizer_files()["tokenizer.json"]
         windows = self.calibration.windows(tokenizer, self.context, fewest)
@@ -89,6 +105,7 @@ def plan_jobs(
     exporter: str = "native",
     kv_cache: str | None = None,
     recipe: str = "fast",
+    target_bpw: float | None = None,
     calibration: str | Path | None = None,
     bake_prompt: str | Path | None = None,
     gates: Gates | None = None,
@@ -104,14 +121,20 @@ def plan_jobs(
     if exporter not in EXPORTERS:
         raise QtoolError(f"unknown exporter {exporter!r}; known: {', '.join(EXPORTERS)}")
     chosen = recipe_called(recipe)
+    if target_bpw is not None and chosen.room is None:
+        raise QtoolError(
+            f"{target_bpw:g} bits a weight would not be used: the recipe {recipe!r} stores matrices as the"
+            " target says",
+            hint="Add --recipe best, which chooses bits and group size for each matrix.",
+        )
     loaded = [
-        qtool_targets.with_gates(chosen.apply(_target(item, kv_cache, exporter)), gates or Gates())
-        for item in targets
+        qtool_targets.with_gates(_target(item, kv_cache, exporter), gates or Gates()) for item in targets
     ]
     text = _calibration_text(loaded, chosen, calibration)
     checkpoint = open_source(model, configuration_only=plan_only)
     _check_recipe(chosen, checkpoint, len(targets))
     prompt = _system_prompt(bake_prompt, checkpoint)
+    limits = Limits(target_bpw, gates is not None and gates.max_size_mb is not None)
     jobs = []
     for target in loaded:
         tokens = _context(checkpoint, target, context)
@@ -119,8 +142,8 @@ def plan_jobs(
         if output is not None:
             folder = Path(output) / folder if len(targets) > 1 else Path(output)
         size = checkpoint.tokenizer_bytes
-        calibrated = text if _is_calibrated(target, chosen) else None
-        plan = make_plan(
+        plan_with = partial(
+            make_plan,
             checkpoint.config,
             target,
             tokens,
@@ -129,13 +152,51 @@ def plan_jobs(
             recipe=chosen,
             exporter=exporter,
             system_prompt=prompt,
-            quantization=_quantization(checkpoint, target, chosen),
         )
-        measured = evaluation or (Evaluation() if target.gates.ask_for_quality else None)
-        jobs.append(
-            Job(checkpoint, target, tokens, exporter, folder, plan, chosen, calibrated, prompt, measured)
+        formats, plan, budget = _formats(checkpoint, target, chosen, plan_with, limits)
+        scarce = budget is not None and budget.is_scarce
+        calibrates = chosen.calibrates(formats) or chosen.runs_olive(target)
+        measures = scarce or calibrates or target.precision.kv_cache == "int8"
+        job = Job(
+            checkpoint=checkpoint,
+            target=target,
+            context=tokens,
+            exporter=exporter,
+            output=folder,
+            plan=plan,
+            formats=formats,
+            recipe=chosen,
+            budget=budget,
+            calibration=text if measures else None,
+            system_prompt=prompt,
+            evaluation=evaluation or (Evaluation() if target.gates.ask_for_quality else None),
         )
+        jobs.append(job)
     return jobs
+
+
+def _formats(
+    checkpoint: Checkpoint,
+    target: Target,
+    recipe: Recipe,
+    plan_with: Callable[..., Plan],
+    limits: Limits,
+) -> tuple[Formats, Plan, BitBudget | None]:
+    """Decides how matrices are stored: as the target says, or within a budget, which takes a plan to know."""
+    formats = formats_for(checkpoint.config, target, _quantization(checkpoint, target, recipe))
+    plan = plan_with(formats=formats)
+    if recipe.room is None:
+        return formats, plan, None
+    from qtool.spending import bit_budget  # what providers can run comes with onnx_ir
+
+    room = None if limits.bits_per_weight or limits.has_size else recipe.room
+    budget = bit_budget(
+        checkpoint.config, target, room, formats=formats, plan=plan, bits_per_weight=limits.bits_per_weight
+    )
+    if budget is not None:
+        formats = budget.choices.spend(budget.nbytes)
+        plan = plan_with(formats=formats)
+    return formats, plan, budget
 
 
 def open_source(model: str | Path | None, *, configuration_only: bool = False) -> Checkpoint:
@@ -191,7 +252,7 @@ def _calibration_text(
     targets: Sequence[Target], recipe: Recipe, path: str | Path | None
 ) -> CalibrationText | None:
     """Reads the text, if any target is calibrated."""
-    if any(_is_calibrated(target, recipe) for target in targets):
+    if any(_reads_text(target, recipe) for target in targets):
         return read_calibration_text(path)
     if path is not None:
         raise QtoolError(
@@ -202,8 +263,12 @@ def _calibration_text(
     return None
 
 
-def _is_calibrated(target: Target, recipe: Recipe) -> bool:
-    return recipe.calibrates(target) or recipe.runs_olive(target) or target.precision.kv_cache == "int8"
+def _reads_text(target: Target, recipe: Recipe) -> bool:
+    """Tells whether something of the artifact may be measured on a text."""
+    schemes = {str(role): scheme_for(target, role) for role in Role}
+    spends = recipe.room is not None and any(scheme.is_integer for scheme in schemes.values())
+    calibrates = recipe.calibrates(schemes) or recipe.runs_olive(target)
+    return spends or calibrates or target.precision.kv_cache == "int8"
 
 
 def _system_prompt(path: str | Path | None, checkpoint: Checkpoint) -> SystemPrompt | None:

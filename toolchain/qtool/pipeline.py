@@ -21,13 +21,14 @@ from numpy.typing import NDArray
 
 from qtool.artifact.folder import check_destination, new_folder
 from qtool.jobs import Evaluation, Job, plan_jobs, threads_or_all
-from qtool.quantize.schemes import Role, scheme_for
+from qtool.quantize.formats import multiplied_matrices
 from qtool_runtime.manifest import Calibration, Manifest
 from qtool_targets import Gates, Target
 
 if TYPE_CHECKING:
     from qtool.artifact.package import Package
     from qtool.build_cache import BuildCache
+    from qtool.quantize.formats import Formats
     from qtool.quantize.storage import Calibrated
 
 Progress = Callable[[str, int, int], None]
@@ -59,6 +60,7 @@ def build(
     exporter: str = "native",
     kv_cache: str | None = None,
     recipe: str = "fast",
+    target_bpw: float | None = None,
     calibration: str | Path | None = None,
     bake_prompt: str | Path | None = None,
     gates: Gates | None = None,
@@ -80,8 +82,11 @@ def build(
         kv_cache: type of cached keys and values, instead of the target's: "float32", "float16" or "int8"
             (extra `cpu`).
         recipe: "fast" rounds every weight to nearest; "balanced" calibrates matrices of fewer than 8 bits
-            (extra `cpu`); "best" also gives the LM head and the embedding 8 bits; "olive" and "olive-mixed"
-            let Olive quantize (extra `olive`).
+            (extra `cpu`); "best" also chooses bits and group size for each matrix by what it costs to round
+            it, within the largest size that `gates` ask for, or within `target_bpw`; "olive" and
+            "olive-mixed" let Olive quantize (extra `olive`).
+        target_bpw: bits a weight that `best` may spend, scales included; without it and a largest size, a
+            sixth more than the target's formats take.
         calibration: a UTF-8 text to calibrate on; the one that ships with qtool when absent.
         bake_prompt: a UTF-8 text, the system prompt of the application: it is read now, by the compiled model
             (extra `cpu`), so that conversations with it start sooner.
@@ -106,6 +111,7 @@ def build(
         exporter=exporter,
         kv_cache=kv_cache,
         recipe=recipe,
+        target_bpw=target_bpw,
         calibration=calibration,
         bake_prompt=bake_prompt,
         gates=gates,
@@ -176,25 +182,30 @@ def _build(jobs: Sequence[Job], folders: Sequence[Path], threads: int, report: P
         for job, tokens, folder in zip(jobs, windows, folders, strict=True):
             waiting = Path(stack.enter_context(TemporaryDirectory(prefix=".calibrated-", dir=folder)))
             quantized = _quantize_with_olive(job, tokens, waiting, threads, report)
-            alike = _calibrated_alike(job, tokens)
+            formats = _spend_bits(quantized, tokens, threads, report)
+            alike = _calibrated_alike(job, formats, tokens)
             if alike not in known:
-                known[alike] = _calibrate_weights(quantized, tokens, waiting, threads, report)
-            packages.append((_describe_graph(quantized, known[alike], report), folder))
+                known[alike] = _calibrate_weights(
+                    quantized, formats, tokens, folder=waiting, threads=threads, report=report
+                )
+            packages.append((_describe_graph(quantized, formats, known[alike], report), folder))
         Package.write_weights(packages, threads, lambda done, total: report("quantize", done, total))
         manifests = []
         for job, tokens, (package, folder) in zip(jobs, windows, packages, strict=True):
             calibration = _calibrate_cache(job, tokens, package, folder, threads=threads, report=report)
             report("package", 0, 0)
             manifest = package.finish(folder, calibration)
+            if job.budget is not None:
+                manifest = replace(manifest, spent_bits=job.budget.spent(manifest.quantization))
             manifests.append(_bake_prompt(job, manifest, folder, threads, report))
         return quality.run(list(folders), manifests)
 
 
-def _calibrated_alike(job: Job, windows: NDArray[np.int64] | None) -> Hashable:
+def _calibrated_alike(job: Job, formats: Formats, windows: NDArray[np.int64] | None) -> Hashable:
     """Returns what calibrated matrices depend on within a run: targets that agree in it share them."""
-    if windows is None or job.calibration is None or not job.recipe.calibrates(job.target):
+    if windows is None or job.calibration is None or not job.recipe.calibrates(formats):
         return None
-    schemes = tuple(scheme_for(job.target, role) for role in (Role.ATTENTION, Role.MLP, Role.LM_HEAD))
+    schemes = tuple(multiplied_matrices(job.checkpoint.config, formats))
     return job.calibration.sha256, windows.shape, schemes, job.target.precision.activations
 
 
@@ -205,19 +216,43 @@ def _quantize_with_olive(
     if windows is None or not job.recipe.runs_olive(job.target):
         return job
     from qtool.olive.quantize import quantize_with_olive
+    from qtool.quantize.formats import formats_for
 
     report("olive", 0, 0)
     checkpoint = quantize_with_olive(
         job.checkpoint, job.target, windows, job.recipe.olive_passes, folder=folder, threads=threads
     )
-    return replace(job, checkpoint=checkpoint)
+    formats = formats_for(checkpoint.config, job.target, checkpoint.quantization)
+    return replace(job, checkpoint=checkpoint, formats=formats)
+
+
+def _spend_bits(job: Job, windows: NDArray[np.int64] | None, threads: int, report: Progress) -> Formats:
+    """Decides how each matrix is stored: as planned, or where there is a budget, by what was measured."""
+    if windows is None or job.budget is None or not job.budget.is_scarce:
+        return job.formats
+    from qtool.calibration.sensitivity import measure_losses
+
+    losses = measure_losses(
+        job.checkpoint,
+        job.budget.choices.schemes,
+        windows,
+        threads=threads,
+        progress=lambda done, total: report("measure", done, total),
+    )
+    return job.budget.choices.spend(job.budget.nbytes, losses)
 
 
 def _calibrate_weights(
-    job: Job, windows: NDArray[np.int64] | None, folder: Path, threads: int, report: Progress
+    job: Job,
+    formats: Formats,
+    windows: NDArray[np.int64] | None,
+    *,
+    folder: Path,
+    threads: int,
+    report: Progress,
 ) -> Calibrated:
     """Computes the integers of calibrated matrices, if the recipe has any, into a temporary folder."""
-    if windows is None or not job.recipe.calibrates(job.target):
+    if windows is None or not job.recipe.calibrates(formats):
         return {}
     from qtool.calibration.layers import quantize_layers
 
@@ -225,6 +260,7 @@ def _calibrate_weights(
     return quantize_layers(
         job.checkpoint,
         job.target,
+        formats,
         windows,
         folder=folder,
         threads=threads,
@@ -232,7 +268,7 @@ def _calibrate_weights(
     )
 
 
-def _describe_graph(job: Job, integers: Calibrated, report: Progress) -> Package:
+def _describe_graph(job: Job, formats: Formats, integers: Calibrated, report: Progress) -> Package:
     """Exports the graph and rewrites it for the target; weights are only referred to."""
     from qtool.artifact.package import Package
     from qtool.exporters import export
@@ -240,9 +276,9 @@ def _describe_graph(job: Job, integers: Calibrated, report: Progress) -> Package
 
     report("export", 0, 0)
     graph = export(job.checkpoint, job.target, job.context, job.exporter)
-    for rewrite in passes_for(job.target, integers):
+    for rewrite in passes_for(job.target, formats, integers):
         rewrite(graph)
-    return Package(job.checkpoint, job.target, job.context, job.exporter, graph)
+    return Package(job.checkpoint, job.target, formats, job.context, job.exporter, model=graph)
 
 
 def _calibrate_cache(
@@ -290,8 +326,8 @@ def _check(jobs: Sequence[Job], *, force: bool, ignore_budget: bool) -> None:
         check_planned_size(job)
         if job.recipe.runs_olive(job.target):
             check_installed()
-        if job.recipe.calibrates(job.target):  # minutes of work that a graph without kernels is not worth
-            _describe_graph(job, {}, lambda stage, done, total: None)
+        if job.recipe.calibrates(job.formats):  # minutes of work that a graph without kernels is not worth
+            _describe_graph(job, job.formats, {}, lambda stage, done, total: None)
     if any(job.calibration for job in jobs):
         check_onnxruntime(int8_kv_cache=any(job.target.precision.kv_cache == "int8" for job in jobs))
     for job in jobs:

@@ -10,20 +10,19 @@ from dataclasses import asdict, dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from qtool.calibration.text import MOST_TOKENS, WINDOW, WINDOWS_AT_ONCE
+from qtool.calibration.text import MOST_TOKENS, PROBED_TOKENS, PROBED_WINDOWS, WINDOW, WINDOWS_AT_ONCE
 from qtool.checkpoint.config import QwenConfig
 from qtool.checkpoint.layout import EMBEDDING, LM_HEAD, layer_shapes, weight_shapes
 from qtool.errors import BudgetError
 from qtool.phones import PREFIX_MEMORY_SHARE, PhonePlan, plan_phones
+from qtool.quantize.formats import Formats, formats_for, multiplied_matrices, stored_matrices
 from qtool.quantize.recipes import FAST, Recipe
-from qtool.quantize.schemes import Role, Scheme, role_of, scheme_for
 from qtool_runtime.compatibility import PROVIDERS
 from qtool_runtime.manifest import MemoryPlan
 from qtool_targets import Target
 
 if TYPE_CHECKING:
     from qtool.bake import SystemPrompt
-    from qtool.checkpoint.quantization import Quantization
 
 _FLOAT_BYTES = {"float32": 4, "float16": 2}
 _KV_CACHE_BYTES = {**_FLOAT_BYTES, "int8": 1}
@@ -112,9 +111,9 @@ def make_plan(
     threads: int,
     *,
     recipe: Recipe = FAST,
+    formats: Formats | None = None,
     exporter: str = "native",
     system_prompt: SystemPrompt | None = None,
-    quantization: Quantization | None = None,
 ) -> Plan:
     """Predicts what building `config` for `target` takes.
 
@@ -125,16 +124,17 @@ def make_plan(
         tokenizer_bytes: size of the tokenizer's files.
         threads: threads of the build.
         recipe: decides what is calibrated.
+        formats: how each matrix is stored; as the target says when absent.
         exporter: "native" or "optimum".
         system_prompt: what is baked in.
-        quantization: how the source is quantized already.
 
     Raises:
         UnsupportedModelError: the target's group size does not fit the model's matrices.
     """
     optimum = exporter == "optimum"
     float_bytes = _FLOAT_BYTES[target.precision.activations]
-    weights = sum(size for _, size in stored_sizes(config, target, quantization))
+    formats = formats_for(config, target) if formats is None else formats
+    weights = sum(size for _, size in stored_sizes(config, target, formats))
     rotary = 0 if optimum else context * config.head_dim * float_bytes
     graph_bytes_per_layer = _OPTIMUM_GRAPH_BYTES_PER_LAYER if optimum else _GRAPH_BYTES_PER_LAYER
     graph = _GRAPH_BYTES + graph_bytes_per_layer * config.num_hidden_layers
@@ -142,9 +142,7 @@ def make_plan(
         graph += kv_bytes_per_token(config, target) * _SCALE_BYTES
     artifact = weights + rotary + graph + tokenizer_bytes
     per_token = kv_bytes_per_token(config, target)
-    device = device_memory(
-        config, target, context, weights + rotary, concatenates=optimum, quantization=quantization
-    )
+    device = device_memory(config, target, formats, context, weights + rotary, concatenates=optimum)
     build_memory = _BUILD_BASE_BYTES + threads * _BUILD_BYTES_PER_THREAD + 4 * tokenizer_bytes
     if optimum:
         build_memory += _trace_memory(config, float_bytes)
@@ -155,9 +153,11 @@ def make_plan(
     if recipe.runs_olive(target):
         copies = float_bytes * _parameters(config) + artifact
         runs = max(runs, _olive_memory(config, float_bytes))
-    if recipe.calibrates(target):
-        calibrated = sum(_calibrated_sizes(config, target))
+    if recipe.calibrates(formats):
+        calibrated = sum(_calibrated_sizes(config, target, formats))
         runs = max(runs, _layer_memory(config, threads))
+    if recipe.room is not None and any(scheme.is_integer for scheme in formats.values()):
+        runs = max(runs, _probing_memory(config))
     tokens = 0
     if system_prompt is not None:
         runs = max(runs, device.weights + device.activations + device.runtime)
@@ -214,15 +214,13 @@ def _calibration_memory(config: QwenConfig, target: Target, device: MemoryPlan, 
     return device.weights + device.runtime + threads * window
 
 
-def _calibrated_sizes(config: QwenConfig, target: Target) -> Iterator[int]:
+def _calibrated_sizes(config: QwenConfig, target: Target, formats: Formats) -> Iterator[int]:
     """Yields the bytes of every matrix that a calibrating recipe computes before the weights are written."""
-    float_bytes = _FLOAT_BYTES[target.precision.activations]
-    for name, shape in weight_shapes(config).items():
-        role = role_of(name)
-        if role == Role.EMBEDDING:  # tied, it is the LM head too
-            role = Role.LM_HEAD if config.tie_word_embeddings else None
-        if role is not None and (scheme := scheme_for(target, role)).loses_by_rounding:
-            yield scheme.nbytes(shape[0], shape[1], float_bytes)
+    shapes = weight_shapes(config)
+    for name, scheme in multiplied_matrices(config, formats):
+        if scheme.loses_by_rounding:
+            rows, columns = shapes[name]
+            yield scheme.nbytes(rows, columns, scale_bytes(target))
 
 
 def _layer_memory(config: QwenConfig, threads: int) -> int:
@@ -235,32 +233,28 @@ def _layer_memory(config: QwenConfig, threads: int) -> int:
     return 4 * (layer + hessians + hidden + activations)
 
 
-def stored_sizes(
-    config: QwenConfig, target: Target, quantization: Quantization | None = None
-) -> Iterator[tuple[str, int]]:
+def _probing_memory(config: QwenConfig) -> int:
+    """Predicts what measuring sensitivities takes: hidden states for each matrix, and logits of one model."""
+    shapes = layer_shapes(config)
+    layer = sum(prod(shape) for shape in shapes.values())
+    models = 2 + config.num_hidden_layers * sum(len(shape) == 2 for shape in shapes.values())
+    tokens = PROBED_WINDOWS * PROBED_TOKENS
+    return 4 * (2 * layer + tokens * (models * config.hidden_size + config.vocab_size))
+
+
+def stored_sizes(config: QwenConfig, target: Target, formats: Formats) -> Iterator[tuple[str, int]]:
     """Yields name and bytes of every weight that the artifact holds; a tied LM head only if it differs."""
-    float_bytes = _FLOAT_BYTES[target.precision.activations]
     for name, shape in weight_shapes(config).items():
-        role = role_of(name)
-        if role is None:
-            yield name, prod(shape) * float_bytes
-        else:
-            scheme = scheme_for(target, role, _taken(quantization, name))
-            scheme.check_columns(name, shape[1])
-            yield name, scheme.nbytes(shape[0], shape[1], float_bytes)
-    taken = _taken(quantization, EMBEDDING)
-    embedding, head = (scheme_for(target, role, taken) for role in (Role.EMBEDDING, Role.LM_HEAD))
-    if config.tie_word_embeddings and not shares_embedding(embedding, head):
-        yield "lm_head.weight", head.nbytes(config.vocab_size, config.hidden_size, float_bytes)
+        if name not in formats:
+            yield name, prod(shape) * scale_bytes(target)
+    for name, (rows, columns), scheme in stored_matrices(config, formats):
+        scheme.check_columns(name, columns)
+        yield name, scheme.nbytes(rows, columns, scale_bytes(target))
 
 
-def _taken(quantization: Quantization | None, name: str) -> Scheme | None:
-    return None if quantization is None else quantization.scheme_of(name)
-
-
-def shares_embedding(embedding: Scheme, head: Scheme) -> bool:
-    """True when a tied embedding and LM head are stored once."""
-    return embedding == head or not (embedding.is_integer or head.is_integer)
+def scale_bytes(target: Target) -> int:
+    """Returns the size of a float in the artifact, such as a group's scale."""
+    return _FLOAT_BYTES[target.precision.activations]
 
 
 def kv_bytes_per_token(config: QwenConfig, target: Target) -> int:
@@ -272,24 +266,24 @@ def kv_bytes_per_token(config: QwenConfig, target: Target) -> int:
 def device_memory(
     config: QwenConfig,
     target: Target,
+    formats: Formats,
     context: int,
     data_bytes: int,
     *,
     concatenates: bool = False,
-    quantization: Quantization | None = None,
 ) -> MemoryPlan:
     """Plans the device's memory at the default context.
 
     Args:
         config: the model.
         target: the profile.
+        formats: how each matrix is stored.
         context: tokens in the KV cache.
         data_bytes: size of the artifact's data file.
         concatenates: the graph returns longer keys and values instead of updating them in place, computes
             attention in basic operators, and returns logits for every token.
-        quantization: how the source is quantized already.
     """
-    weights = data_bytes + _packing_bytes(config, target, quantization)
+    weights = data_bytes + _packing_bytes(config, target, formats)
     cache = context * kv_bytes_per_token(config, target)
     remembered = _prefix_memory(cache, target)
     float_bytes = _FLOAT_BYTES[target.precision.activations]
@@ -326,20 +320,16 @@ def _prefix_memory(cache: int, target: Target) -> int:
     return min(cache, target.memory.budget_mb * 1_000_000 // PREFIX_MEMORY_SHARE)
 
 
-def _packing_bytes(config: QwenConfig, target: Target, quantization: Quantization | None) -> int:
+def _packing_bytes(config: QwenConfig, target: Target, formats: Formats) -> int:
     """Returns what a CPU provider's own copies of the weight matrices add to the data file."""
     if target.execution.provider not in ("cpu", "webgpu"):
         return 0
     added = 0
-    for name, shape in weight_shapes(config).items():
-        role = role_of(name)
-        if role is None or (role == Role.EMBEDDING and not config.tie_word_embeddings):
-            continue
-        # A tied embedding is both looked up, in the file's pages, and multiplied with, as the LM head.
-        tied = role == Role.EMBEDDING
-        scheme = scheme_for(target, Role.LM_HEAD if tied else role, _taken(quantization, name))
+    shapes = weight_shapes(config)
+    for name, scheme in multiplied_matrices(config, formats):
+        rows, columns = shapes[name]
         if scheme.is_integer:
-            added += shape[0] * (shape[1] // scheme.group_size) * _PACKED_BYTES_PER_GROUP
-        elif tied:
-            added += prod(shape) * scheme.bits // 8
+            added += rows * (columns // scheme.group_size) * _PACKED_BYTES_PER_GROUP
+        elif name == EMBEDDING:  # tied: it is looked up too, in the file's pages
+            added += rows * columns * scheme.bits // 8
     return added

@@ -70,11 +70,11 @@ def test_any_shapes_are_aligned_and_apart(shapes: list[tuple[int, int]]) -> None
     for index, shape in enumerate(shapes):
         builder.weight(Weight(f"w{index}", shape, "F32", lambda start, stop: np.zeros(0, np.float32)))
     layout = plan_layout(ir.Model(builder.graph, ir_version=10))
-    tensors = [
+    tensors = sorted(
         (offset, part.nbytes)
         for placement in layout.placements.values()
         for offset, part in zip(placement.offsets, placement.storage.parts, strict=True)
-    ]
+    )
     assert len(tensors) == len(shapes)
     check(tensors, layout.size)
 

@@ -33,7 +33,7 @@ def test_directml_has_no_quantized_embedding(tmp_path: Path, tiny_checkpoint: Ch
     target = changed("directml-int4", embedding_bits=None)
     expected = r"embedding_bits = 4, but the provider directml has no kernel"
     with pytest.raises(TargetError, match=expected) as caught:
-        passes_for(target, {})
+        passes_for(target, {}, {})
     assert "embedding_bits to 16" in caught.value.hint
     with pytest.raises(TargetError, match=expected):
         qtool.build(tiny_checkpoint().folder, target=target, output=tmp_path / "out")

@@ -32,7 +32,7 @@ def lookup() -> ir.Model:
 @pytest.mark.parametrize("target", [INT4, INT8], ids=["asymmetric int4", "symmetric int8"])
 def test_rows_are_exactly_the_dequantized_ones(tmp_path: Path, target: Target) -> None:
     model = lookup()
-    assert QuantizeEmbedding(target, {})(model).modified
+    assert QuantizeEmbedding(scheme_for(target, Role.EMBEDDING), {})(model).modified
     assert operators(model) == {"GatherBlockQuantized": 1}
     ids = np.array([49, 0, 7, 7])
     scheme = scheme_for(target, Role.EMBEDDING)
@@ -43,7 +43,7 @@ def test_rows_are_exactly_the_dequantized_ones(tmp_path: Path, target: Target) -
 def test_a_float_embedding_stays() -> None:
     target = replace(INT4, weights=replace(INT4.weights, embedding_bits=32))
     model = lookup()
-    assert not QuantizeEmbedding(target, {})(model).modified
+    assert not QuantizeEmbedding(scheme_for(target, Role.EMBEDDING), {})(model).modified
     assert operators(model) == {"Gather": 1}
 
 
@@ -53,4 +53,4 @@ def test_a_lookup_in_a_constant_of_the_graph_stays() -> None:
     x = builder.input("x", ir.DataType.FLOAT, ["rows", 64])
     shape = builder.op("shape", "Shape", [x])
     model = finish(builder, builder.op("rows", "Gather", [shape, builder.constant("zero", 0)]))
-    assert not QuantizeEmbedding(INT4, {})(model).modified
+    assert not QuantizeEmbedding(scheme_for(INT4, Role.EMBEDDING), {})(model).modified

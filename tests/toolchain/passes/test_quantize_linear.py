@@ -10,12 +10,14 @@ import onnx_ir as ir
 import pytest
 
 import qtool_targets
+from qtool.checkpoint.layout import LM_HEAD
 from qtool.errors import UnsupportedModelError
 from qtool.models.graph import MICROSOFT, GraphBuilder
 from qtool.passes import capabilities_for
 from qtool.passes.linear import linears
 from qtool.passes.quantize_linear import QuantizeLinear
 from qtool.quantize import rtn
+from qtool.quantize.formats import Formats
 from qtool.quantize.schemes import Role, scheme_for
 from qtool_targets import Target
 from support.raw_session import distance
@@ -34,9 +36,13 @@ def one_layer(bias: bool, *, columns: int = 64, name: str = UP) -> ir.Model:
     return finish(builder, builder.linear("up", x, weight(name, 48, columns), vector), "rows", 48)
 
 
+def formats(target: Target) -> Formats:
+    return {UP: scheme_for(target, Role.MLP), LM_HEAD: scheme_for(target, Role.LM_HEAD)}
+
+
 def quantized(model: ir.Model, target: Target = INT4) -> ir.Model:
     capabilities = replace(capabilities_for(target), matmul_accuracy_level=0)
-    return QuantizeLinear(target, capabilities, {})(model).model
+    return QuantizeLinear(formats(target), capabilities, {})(model).model
 
 
 @pytest.mark.parametrize("target", [INT4, INT8], ids=["int4", "int8"])
@@ -53,7 +59,7 @@ def test_values_are_those_of_the_dequantized_weights(tmp_path: Path, bias: bool,
 
 def test_a_bias_stays_an_addition_where_the_kernel_takes_none(tmp_path: Path) -> None:
     capabilities = replace(capabilities_for(INT4), matmul_accuracy_level=0, supports_matmul_bias=False)
-    model = QuantizeLinear(INT4, capabilities, {})(one_layer(True)).model
+    model = QuantizeLinear(formats(INT4), capabilities, {})(one_layer(True)).model
     assert operators(model) == {"MatMulNBits": 1, "Add": 1}
     x = np.random.default_rng(2).standard_normal((5, 64)).astype(np.float32)
     expected = run(quantized(one_layer(True)), tmp_path / "fused", x=x)
@@ -62,7 +68,7 @@ def test_a_bias_stays_an_addition_where_the_kernel_takes_none(tmp_path: Path) ->
 
 def test_float_schemes_leave_the_graph_alone() -> None:
     model = one_layer(True)
-    assert not QuantizeLinear(FLOAT, capabilities_for(FLOAT), {})(model).modified
+    assert not QuantizeLinear(formats(FLOAT), capabilities_for(FLOAT), {})(model).modified
     assert operators(model) == {"FusedMatMul": 1, "Add": 1}
 
 

@@ -11,6 +11,7 @@ import pytest
 from qtool.quantize import rtn
 from qtool.quantize.rtn import Quantized
 from qtool.quantize.schemes import Scheme
+from support.kernels import require_2_bits
 
 from .onnx_nodes import dequantize_linear, gather_block_quantized, matmul_nbits
 
@@ -50,6 +51,15 @@ def test_embedding(scheme: Scheme, groups: int, dtype: type) -> None:
 @each_case
 def test_matrix_product(scheme: Scheme, groups: int, dtype: type) -> None:
     quantized, expected = example(scheme, groups, dtype)
+    np.testing.assert_array_equal(matmul_nbits(quantized, scheme), expected)
+
+
+@pytest.mark.parametrize(("size", "groups"), [(32, 1), (32, 7), (64, 3), (128, 2)])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_matrix_product_of_2_bits(size: int, groups: int, symmetric: bool) -> None:
+    require_2_bits()
+    scheme = Scheme(2, size, symmetric)
+    quantized, expected = example(scheme, groups, np.float32)
     np.testing.assert_array_equal(matmul_nbits(quantized, scheme), expected)
 
 

@@ -16,6 +16,7 @@ from qtool.checkpoint.layout import weight_shapes
 from qtool.errors import GenerationError, SourceError
 from qtool.models import decoder
 from qtool.plan import device_memory, kv_bytes_per_token
+from qtool.quantize.formats import Formats
 from qtool.quantize.schemes import Role, role_of
 from qtool.quantize.storage import IntegerStorage
 from qtool.storage import FloatStorage
@@ -38,11 +39,15 @@ from qtool_targets import Target
 
 MODEL_FILE = "model.onnx"
 
+_Kind = tuple[Role, int, int | None, bool | None, str]
+"""Of matrices: role, bits, group size, whether symmetric, algorithm."""
+
 
 def describe(
     *,
     checkpoint: Checkpoint,
     target: Target,
+    formats: Formats,
     context: int,
     exporter: str,
     model: ir.Model,
@@ -68,15 +73,9 @@ def describe(
         graph=graph_interface(model, target),
         kv_cache=cache,
         calibration=calibration,
-        memory=device_memory(
-            config,
-            target,
-            context,
-            layout.size,
-            concatenates=concatenates,
-            quantization=checkpoint.quantization,
-        ),
+        memory=device_memory(config, target, formats, context, layout.size, concatenates=concatenates),
         quantization=_quantization(layout, config),
+        spent_bits=None,
         generation=generation,
         baked_prompt=None,
         quality=None,
@@ -144,13 +143,18 @@ def graph_interface(model: ir.Model, target: Target) -> Graph:
 def minimum_onnxruntime(model: ir.Model, target: Target) -> str:
     """Returns the target's version, or a later one where earlier kernels would compute something else."""
     minimum = target.execution.minimum_onnxruntime
-    if any(_needs_1_27(node) for node in model.graph):
-        return max(minimum, "1.27", key=lambda text: [int(part) for part in text.split(".")])
-    return minimum
+    versions = [minimum, *(_needed_version(node) for node in model.graph)]
+    return max(versions, key=lambda text: [int(part) for part in text.split(".")])
+
+
+def _needed_version(node: ir.Node) -> str:
+    """Returns the version before which the CPU kernels lack this node, or compute something else."""
+    if node.op_type == "MatMulNBits" and node.attributes.get_int("bits", 4) == 2:
+        return "1.28"  # earlier ones refuse 2 bits, or are 200 times slower
+    return "1.27" if _needs_1_27(node) else "0"
 
 
 def _needs_1_27(node: ir.Node) -> bool:
-    """Tells whether the CPU kernels before that version lack this node, or compute something else."""
     if node.op_type == "GroupQueryAttention":
         return "k_quant_type" in node.attributes  # they take float keys and values only
     if node.op_type == "GatherBlockQuantized" and node.attributes.get_int("bits", 4) == 4:
@@ -175,8 +179,8 @@ def kv_cache(config: QwenConfig, target: Target, model: ir.Model) -> KvCache:
 
 
 def _quantization(layout: Layout, config: QwenConfig) -> tuple[QuantizedGroup, ...]:
-    """Sums the stored matrices up by kind and scheme."""
-    groups: dict[QuantizedGroup, tuple[int, int]] = {}
+    """Lists the stored matrices by kind and scheme."""
+    groups: dict[_Kind, list[IntegerStorage | FloatStorage]] = {}
     for placement in layout.placements.values():
         storage = placement.storage
         if (
@@ -186,17 +190,18 @@ def _quantization(layout: Layout, config: QwenConfig) -> tuple[QuantizedGroup, .
             continue
         if isinstance(storage, IntegerStorage):
             scheme = storage.scheme
-            kind = QuantizedGroup(
-                role, scheme.bits, scheme.group_size, scheme.symmetric, scheme.algorithm, 0, 0
-            )
+            kind: _Kind = (role, scheme.bits, scheme.group_size, scheme.symmetric, scheme.algorithm)
         else:
-            kind = QuantizedGroup(role, storage.dtype.bitwidth, None, None, "none", 0, 0)
-        tensors, size = groups.get(kind, (0, 0))
-        groups[kind] = (tensors + 1, size + sum(part.nbytes for part in storage.parts))
+            kind = (role, storage.dtype.bitwidth, None, None, "none")
+        groups.setdefault(kind, []).append(storage)
     order = list(Role)
     return tuple(
-        QuantizedGroup(**{**vars(kind), "tensors": tensors, "bytes": size})
-        for kind, (tensors, size) in sorted(groups.items(), key=lambda item: order.index(Role(item[0].group)))
+        QuantizedGroup(
+            *kind,
+            tuple(storage.weight.name for storage in storages),
+            sum(part.nbytes for storage in storages for part in storage.parts),
+        )
+        for kind, storages in sorted(groups.items(), key=lambda item: order.index(item[0][0]))
     )
 
 

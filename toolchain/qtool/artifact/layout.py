@@ -6,16 +6,10 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from qtool.quantize.alignment import aligned, alignment
 from qtool.storage import Storage, StoredTensor
 
 DATA_FILE = "model.onnx.data"
-
-_ALIGNMENT = 64
-"""Every tensor starts at a multiple of this: the width of the widest vector load."""
-_PAGE = 16 * 1024
-_PAGE_ALIGNED_FROM = 1 << 20
-"""Tensors from this size on start on a page of their own (16 KiB on recent Android devices), so that mapping
-one does not touch the next."""
 
 
 @dataclass(frozen=True)
@@ -31,25 +25,33 @@ class Layout:
     """The whole data file."""
 
     placements: dict[str, Placement]
-    """By storage key, in file order."""
+    """By storage key, in the graph's order."""
     size: int
 
 
 def plan_layout(model: ir.Model) -> Layout:
-    """Gives every storage that the graph refers to its place; equal storages share one."""
-    placements: dict[str, Placement] = {}
+    """Gives every storage that the graph refers to its place; equal storages share one.
+
+    Large tensors come first: their sizes are multiples of a page, or nearly so, and hardly a gap is left.
+    """
+    tensors = (value.const_value for value in model.graph.initializers.values())
+    storages = {tensor.storage.key: tensor.storage for tensor in tensors if isinstance(tensor, StoredTensor)}
+    parts = [
+        (key, index, part) for key, storage in storages.items() for index, part in enumerate(storage.parts)
+    ]
+    offsets: dict[tuple[str, int], int] = {}
     end = 0
-    for value in model.graph.initializers.values():
-        tensor = value.const_value
-        if not isinstance(tensor, StoredTensor) or tensor.storage.key in placements:
-            continue
-        offsets = []
-        for part in tensor.storage.parts:
-            alignment = _PAGE if part.nbytes >= _PAGE_ALIGNED_FROM else _ALIGNMENT
-            offsets.append(-(-end // alignment) * alignment)
-            end = offsets[-1] + part.nbytes
-        placements[tensor.storage.key] = Placement(tensor.storage, tuple(offsets))
-    return Layout(placements, end)
+    for key, index, part in sorted(parts, key=lambda item: -alignment(item[2].nbytes)):
+        start = aligned(end, alignment(part.nbytes))
+        offsets[key, index] = start
+        end = start + part.nbytes
+    return Layout(
+        {
+            key: Placement(storage, tuple(offsets[key, index] for index in range(len(storage.parts))))
+            for key, storage in storages.items()
+        },
+        end,
+    )
 
 
 def refer_to_data_file(model: ir.Model, layout: Layout) -> None:

@@ -22,6 +22,7 @@ from qtool.artifact.layout import DATA_FILE, plan_layout, refer_to_data_file
 from qtool.calibration.kv_cache import measure_scales
 from qtool.checkpoint import Checkpoint
 from qtool.passes.quantize_kv_cache import QuantizeKvCache
+from qtool.quantize.formats import Formats
 from qtool_runtime import manifest
 from qtool_runtime.genai_config import FILE_NAME as GENAI_FILE
 from qtool_runtime.genai_config import genai_config
@@ -37,10 +38,18 @@ class Package:
     """The files of one artifact: weights first, then graph and tokenizer, the manifest last."""
 
     def __init__(
-        self, checkpoint: Checkpoint, target: Target, context: int, exporter: str, model: ir.Model
+        self,
+        checkpoint: Checkpoint,
+        target: Target,
+        formats: Formats,
+        context: int,
+        exporter: str,
+        *,
+        model: ir.Model,
     ) -> None:
         self._checkpoint = checkpoint
         self._target = target
+        self._formats = formats
         self._context = context
         self._exporter = exporter
         self._model = model
@@ -91,6 +100,7 @@ class Package:
         return describe(
             checkpoint=self._checkpoint,
             target=self._target,
+            formats=self._formats,
             context=self._context,
             exporter=self._exporter,
             model=self._model,

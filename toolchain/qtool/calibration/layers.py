@@ -18,13 +18,15 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from qtool.artifact.interrupts import deferred_interrupts
+from qtool.calibration.hidden import gather, normalize
 from qtool.calibration.layer_runner import LayerRunner
-from qtool.checkpoint import Checkpoint, Weight
+from qtool.checkpoint import Checkpoint
 from qtool.checkpoint.layout import EMBEDDING, FINAL_NORM, LM_HEAD, layer_shapes
 from qtool.errors import SourceError
 from qtool.quantize import gptq, rtn
+from qtool.quantize.formats import Formats, multiplied_matrices
 from qtool.quantize.rtn import Quantized
-from qtool.quantize.schemes import Role, Scheme, role_of, scheme_for
+from qtool.quantize.schemes import Scheme
 from qtool.quantize.storage import Calibrated, CalibratedStorage
 from qtool.storage import float_type, rows_for
 from qtool_targets import Target
@@ -35,13 +37,12 @@ Progress = Callable[[int, int], None]
 
 _ROWS_AT_ONCE = 512
 """Rows quantized together: a block of their columns stays in a core's cache."""
-_TABLE_ROWS_AT_ONCE = 8192
-"""Rows of an embedding that are read together."""
 
 
 def quantize_layers(
     checkpoint: Checkpoint,
     target: Target,
+    formats: Formats,
     windows: NDArray[np.int64],
     *,
     folder: Path,
@@ -56,7 +57,8 @@ def quantize_layers(
 
     Args:
         checkpoint: the model.
-        target: decides the schemes.
+        target: what the artifact is for.
+        formats: how each matrix is stored.
         windows: token ids of the calibration text, (windows, tokens).
         folder: where the integers are kept until they are written to the artifact.
         threads: tasks at a time.
@@ -68,24 +70,24 @@ def quantize_layers(
     config = checkpoint.config
     with threadpool_limits(1, "blas"), deferred_interrupts() as act, ThreadPoolExecutor(threads) as pool:
         runner = LayerRunner(checkpoint, windows.shape[1], pool, threads)
-        matrices = _Matrices(checkpoint, target, folder, pool, progress)
-        hidden = _embed(checkpoint.weights[EMBEDDING], windows)
+        matrices = _Matrices(checkpoint, target, formats, folder=folder, pool=pool, progress=progress)
+        hidden = gather(checkpoint.weights[EMBEDDING], windows)
         for index in range(config.num_hidden_layers):
             prefix = f"model.layers.{index}."
             weights = {name: checkpoint.weights[prefix + name].read_all() for name in layer_shapes(config)}
             for step in runner.steps:
-                names = [prefix + name for name in step.linears]
-                if matrices.calibrates(names):
+                names = [prefix + name for name in step.linears if matrices.calibrates(prefix + name)]
+                if names:
                     hessian = runner.hessian(step, weights, hidden)
                     for name, values in matrices.quantize(names, hessian).items():
                         weights[name.removeprefix(prefix)] = values
                 act()
             hidden = runner.next_hidden(weights, hidden)
-        head = [EMBEDDING if config.tie_word_embeddings else LM_HEAD]
+        head = EMBEDDING if config.tie_word_embeddings else LM_HEAD
         if matrices.calibrates(head):
             scale = checkpoint.weights[FINAL_NORM].read_all()
-            rows = _normalize(hidden.reshape(-1, config.hidden_size), scale, config.rms_norm_eps)
-            matrices.quantize(head, rows.T @ rows)
+            rows = normalize(hidden.reshape(-1, config.hidden_size), scale, config.rms_norm_eps)
+            matrices.quantize([head], rows.T @ rows)
     return matrices.calibrated
 
 
@@ -96,6 +98,8 @@ class _Matrices:
         self,
         checkpoint: Checkpoint,
         target: Target,
+        formats: Formats,
+        *,
         folder: Path,
         pool: ThreadPoolExecutor,
         progress: Progress,
@@ -104,12 +108,10 @@ class _Matrices:
         self._progress = progress
         self._schemes: dict[str, Scheme] = {}
         self._storages: dict[str, CalibratedStorage] = {}
-        for name, weight in checkpoint.weights.items():
-            role = role_of(name)
-            if role == Role.EMBEDDING:  # tied, it is the LM head too
-                role = Role.LM_HEAD if checkpoint.config.tie_word_embeddings else None
-            if role is not None and (scheme := scheme_for(target, role)).loses_by_rounding:
+        for name, scheme in multiplied_matrices(checkpoint.config, formats):
+            if scheme.loses_by_rounding:
                 calibrated = replace(scheme, algorithm=gptq.NAME)
+                weight = checkpoint.weights[name]
                 self._schemes[name] = scheme
                 self._storages[name] = CalibratedStorage(weight, calibrated, float_type(target), folder)
         self._bytes = {
@@ -122,9 +124,9 @@ class _Matrices:
         """The integers, by name and scheme as the target has it."""
         return {(name, self._schemes[name]): storage for name, storage in self._storages.items()}
 
-    def calibrates(self, names: Sequence[str]) -> bool:
-        """Tells whether these matrices, which read the same input, are calibrated."""
-        return all(name in self._storages for name in names)
+    def calibrates(self, name: str) -> bool:
+        """Tells whether a matrix is calibrated."""
+        return name in self._storages
 
     def quantize(self, names: Sequence[str], hessian: FloatArray) -> dict[str, FloatArray]:
         """Quantizes matrices that read the same input, keeps the integers, and returns what they stand for.
@@ -155,19 +157,3 @@ class _Matrices:
         self._done += self._bytes[name]
         self._progress(self._done, sum(self._bytes.values()))
         return np.concatenate(values) if values else np.empty((0, weight.shape[1]), np.float32)
-
-
-def _embed(table: Weight, windows: NDArray[np.int64]) -> FloatArray:
-    """Looks tokens up in a table that is read by and by: float32 (windows, tokens, hidden_size)."""
-    hidden = np.empty((*windows.shape, table.shape[1]), np.float32)
-    for start in range(0, table.shape[0], _TABLE_ROWS_AT_ONCE):
-        stop = min(start + _TABLE_ROWS_AT_ONCE, table.shape[0])
-        here = (windows >= start) & (windows < stop)
-        hidden[here] = table.read(start, stop)[windows[here] - start]
-    return hidden
-
-
-def _normalize(hidden: FloatArray, scale: FloatArray, epsilon: float) -> FloatArray:
-    """RMSNorm of rows."""
-    mean_square = np.square(hidden).mean(axis=-1, keepdims=True)
-    return np.asarray(hidden / np.sqrt(mean_square + np.float32(epsilon)) * scale, dtype=np.float32)

@@ -20,6 +20,8 @@ MOST_TOKENS = 16384
 FEWEST_TOKENS = 256
 FEWEST_TOKENS_FOR_WEIGHTS = 2048
 """A matrix has thousands of columns, and how they go together is known from the text alone."""
+PROBED_WINDOWS, PROBED_TOKENS = 2, 96
+"""What sensitivities of matrices are measured on: the first tokens of the first and the last window."""
 _MOST_CHARACTERS_PER_TOKEN = 16
 """Few tokens are longer; what is behind them would not be used anyway."""
 _KIND = "calibration text"

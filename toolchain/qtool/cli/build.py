@@ -57,8 +57,16 @@ if TYPE_CHECKING:
     type=click.Choice(["fast", "balanced", "best", "olive", "olive-mixed"]),
     default="fast",
     show_default=True,
-    help="fast rounds weights to nearest; balanced calibrates 4-bit ones on a text; best also gives the LM"
-    " head 8 bits; olive and olive-mixed let Olive calibrate.",
+    help="fast rounds weights to nearest; balanced calibrates 4-bit ones on a text; best also chooses bits"
+    " and group size for each matrix, within --max-size or --target-bpw; olive and olive-mixed let Olive"
+    " calibrate.",
+)
+@click.option(
+    "--target-bpw",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="BITS",
+    help="Bits a weight that the recipe best may spend, scales included. [default: a sixth more than the"
+    " target's formats take]",
 )
 @click.option(
     "--calibration",
@@ -96,6 +104,7 @@ def command(
     exporter: str,
     kv_cache: str | None,
     recipe: str,
+    target_bpw: float | None,
     calibration: str | None,
     bake_prompt: str | None,
     plan_only: bool,
@@ -127,6 +136,7 @@ def command(
         exporter=exporter,
         kv_cache=kv_cache,
         recipe=recipe,
+        target_bpw=target_bpw,
         calibration=calibration,
         bake_prompt=bake_prompt,
         gates=quality.gates,

@@ -23,6 +23,8 @@ from qtool_runtime.compatibility import PROVIDERS
 from qtool_runtime.kernels import AUTO, choose_kernels
 from qtool_runtime.manifest import Manifest, MemoryPlan
 
+_LAYERS = "model.layers."
+
 
 @click.command(name="inspect")
 @click.argument("artifact", type=click.Path(path_type=Path))
@@ -65,6 +67,7 @@ def _print_summary(document: Manifest) -> None:
             ("size", megabytes(sum(entry.size for entry in document.files))),
             ("KV cache", _kv_cache(document)),
             *_calibration(document),
+            *_spent_bits(document),
             ("memory", _memory(memory)),
             *phone_facts(_phones(document)),
             *([("system prompt", f"{baked.tokens:,} tokens baked in")] if baked else []),
@@ -94,6 +97,14 @@ def _calibration(document: Manifest) -> list[tuple[str, str]]:
     if calibration is None:
         return []
     return [("calibrated", f"on {calibration.tokens:,} tokens of the text {calibration.sha256[:16]}")]
+
+
+def _spent_bits(document: Manifest) -> list[tuple[str, str]]:
+    spent = document.spent_bits
+    if spent is None:
+        return []
+    bits = 8 * spent.bytes / spent.weights
+    return [("bits", f"{bits:.2f} a weight, {megabytes(spent.bytes)} of {megabytes(spent.budget)}")]
 
 
 def _memory(plan: MemoryPlan) -> str:
@@ -129,11 +140,39 @@ def _print_quantization(document: Manifest) -> None:
                 size,
                 kind,
                 _algorithm(group.algorithm),
-                str(group.tensors),
+                str(len(group.tensors)),
                 megabytes(group.bytes),
             )
         )
     print_table(("weights", "bits", "group", "kind", "algorithm", "tensors", "size"), rows)
+    if document.spent_bits is not None:
+        click.echo()
+        print_table(("matrix", "bits", "group", "layers"), _choices(document))
+
+
+def _choices(document: Manifest) -> list[tuple[str, ...]]:
+    """Returns a row for each kind of matrix and format, with the layers where it was chosen."""
+    layers: dict[tuple[str, int, int], list[int]] = {}
+    for group in document.quantization:
+        for name in group.tensors:
+            _, _, index, matrix = name.split(".", 3) if name.startswith(_LAYERS) else ("", "", "-1", name)
+            key = (matrix.removesuffix(".weight"), -group.bits, group.group_size or 0)
+            layers.setdefault(key, []).append(int(index))
+    return [
+        (matrix, str(-bits), str(size or ""), _ranges(sorted(found)))
+        for (matrix, bits, size), found in sorted(layers.items())
+    ]
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Returns "0-2, 5" for 0, 1, 2, 5; nothing for -1, which stands for no layer."""
+    ranges: list[list[int]] = []
+    for number in numbers:
+        if ranges and number == ranges[-1][-1] + 1:
+            ranges[-1] = [ranges[-1][0], number]
+        elif number >= 0:
+            ranges.append([number])
+    return ", ".join("-".join(map(str, ends)) for ends in ranges)
 
 
 def _algorithm(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,21 @@ from qtool_targets import Gates
 
 if TYPE_CHECKING:
     from qtool.jobs import Evaluation
+
+
+class Megabytes(click.ParamType[float]):
+    """A size in units of 10^6 bytes: "300", "300MB", "1.2 GB"."""
+
+    name = "MB"
+    _FORM = re.compile(r"(\d+(?:\.\d*)?|\.\d+) ?(MB|GB)?", re.IGNORECASE | re.ASCII)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Reads what was typed."""
+        found = self._FORM.fullmatch(str(value))
+        number = float(found[1]) if found else 0.0
+        if found is None or number == 0:
+            self.fail(f"{value!r} is not a size such as 300, 300MB or 1.2GB", param, ctx)
+        return number * (1000 if (found[2] or "").upper() == "GB" else 1)
 
 
 @dataclass(frozen=True)
@@ -83,9 +99,8 @@ def quality_options(command: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option(
             "--max-size",
-            type=click.FloatRange(min=0, min_open=True),
-            metavar="MB",
-            help="Fail if the artifact is larger.",
+            type=Megabytes(),
+            help="Fail if the artifact is larger. The recipe best spends what is left below that.",
         ),
     )
 

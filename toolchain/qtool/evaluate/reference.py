@@ -18,6 +18,7 @@ from qtool.evaluate.weights import artifact_weights
 from qtool.jobs import Job, open_source
 from qtool.pipeline import Progress, run_jobs
 from qtool.plan import Plan, make_plan
+from qtool.quantize.formats import formats_for
 from qtool_runtime import manifest
 from qtool_runtime.integrity import check_files
 from qtool_runtime.manifest import Manifest
@@ -142,8 +143,9 @@ def _float32_build(checkpoint: Checkpoint, context: int, threads: int, progress:
     check_disk(checkpoint, context, threads)
     with tempfile.TemporaryDirectory(prefix="qtool-reference-") as folder:
         output = Path(folder) / "reference"
-        plan = _plan(checkpoint, context, threads)
-        job = Job(checkpoint, qtool_targets.load(_TARGET), context, "native", output, plan)
+        target, plan = qtool_targets.load(_TARGET), _plan(checkpoint, context, threads)
+        formats = formats_for(checkpoint.config, target)
+        job = Job(checkpoint, target, context, "native", output, plan, formats)
         run_jobs([job], ignore_budget=True, threads=threads, progress=progress)
         yield output
 

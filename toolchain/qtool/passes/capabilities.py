@@ -18,6 +18,8 @@ class Capabilities:
     provider: str
     opset: int
     """Highest version of the standard operators that has kernels throughout."""
+    matmul_bits: tuple[int, ...]
+    """Integers that MatMulNBits multiplies with."""
     matmul_accuracy_level: int
     """MatMulNBits: 4 lets the kernel round activations to int8, 0 is the provider's default."""
     supports_rms_normalization: bool
@@ -45,6 +47,7 @@ _CAPABILITIES = {
         Capabilities(
             "cpu",
             opset=23,
+            matmul_bits=(2, 4, 8),
             matmul_accuracy_level=4,
             supports_rms_normalization=True,
             supports_quantized_embedding=True,
@@ -57,6 +60,7 @@ _CAPABILITIES = {
         Capabilities(
             "cuda",
             opset=18,
+            matmul_bits=(4, 8),
             matmul_accuracy_level=0,
             supports_rms_normalization=False,
             supports_quantized_embedding=True,
@@ -69,6 +73,7 @@ _CAPABILITIES = {
         Capabilities(
             "directml",
             opset=18,
+            matmul_bits=(4, 8),
             matmul_accuracy_level=0,
             supports_rms_normalization=False,
             supports_quantized_embedding=False,
@@ -81,6 +86,7 @@ _CAPABILITIES = {
         Capabilities(
             "webgpu",
             opset=18,
+            matmul_bits=(4, 8),
             matmul_accuracy_level=4,
             supports_rms_normalization=False,
             supports_quantized_embedding=True,

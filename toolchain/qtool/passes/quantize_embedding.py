@@ -1,4 +1,4 @@
-"""The token embedding becomes GatherBlockQuantized where the target stores it as integers.
+"""The token embedding becomes GatherBlockQuantized where it is stored as integers.
 
 Its initializers and those of a tied LM head with the same scheme come from equal storages, so the data file
 holds them once. (One initializer with a Reshape between the two uses would be copied by ONNX Runtime.)
@@ -10,18 +10,17 @@ import onnx_ir as ir
 
 from qtool.models.graph import MICROSOFT, add_initializer, append_node
 from qtool.passes.linear import replace
-from qtool.quantize.schemes import Role, Scheme, scheme_for
-from qtool.quantize.storage import Calibrated, integer_storage, taken_scheme
+from qtool.quantize.schemes import Scheme
+from qtool.quantize.storage import Calibrated, integer_storage
 from qtool.storage import FloatStorage, StoredTensor
-from qtool_targets import Target
 
 
 class QuantizeEmbedding(ir.passes.InPlacePass):
     """Requires Gather over a float weight of two dimensions; ensures GatherBlockQuantized in its place."""
 
-    def __init__(self, target: Target, calibrated: Calibrated) -> None:
-        self._target = target
+    def __init__(self, scheme: Scheme, calibrated: Calibrated) -> None:
         self._calibrated = calibrated
+        self._scheme = scheme
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Replaces every lookup whose scheme is integer."""
@@ -34,16 +33,15 @@ class QuantizeEmbedding(ir.passes.InPlacePass):
             )
             if not isinstance(table, StoredTensor) or not isinstance(table.storage, FloatStorage):
                 continue
-            scheme = scheme_for(self._target, Role.EMBEDDING, taken_scheme(table.storage.weight))
-            if scheme.is_integer and len(table.shape) == 2:
-                self._quantize(model.graph, node, table.storage, scheme)
+            if self._scheme.is_integer and len(table.shape) == 2:
+                self._quantize(model.graph, node, table.storage)
                 changed = True
         return ir.passes.PassResult(model, changed)
 
-    def _quantize(self, graph: ir.Graph, node: ir.Node, table: FloatStorage, scheme: Scheme) -> None:
-        storage = integer_storage(table, scheme, self._calibrated)
+    def _quantize(self, graph: ir.Graph, node: ir.Node, table: FloatStorage) -> None:
+        storage = integer_storage(table, self._scheme, self._calibrated)
         name = node.name or "embedding"
-        parts = ["q", "scale"] if scheme.symmetric else ["q", "scale", "zero_point"]
+        parts = ["q", "scale"] if self._scheme.symmetric else ["q", "scale", "zero_point"]
         values = [
             add_initializer(graph, StoredTensor(f"{name}.{part}", storage, index))
             for index, part in enumerate(parts)
@@ -56,8 +54,8 @@ class QuantizeEmbedding(ir.passes.InPlacePass):
             1,
             domain=MICROSOFT,
             attributes={
-                "bits": scheme.bits,
-                "block_size": scheme.group_size,
+                "bits": self._scheme.bits,
+                "block_size": self._scheme.group_size,
                 "gather_axis": 0,
                 "quantize_axis": 1,
             },

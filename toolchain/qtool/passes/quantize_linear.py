@@ -1,23 +1,24 @@
-"""Linear layers become MatMulNBits where the target stores their weights as integers."""
+"""Linear layers become MatMulNBits where their weights are stored as integers."""
 
 from __future__ import annotations
 
 import onnx_ir as ir
 
+from qtool.checkpoint.layout import LM_HEAD
 from qtool.models.graph import MICROSOFT, add_initializer, append_node
 from qtool.passes.capabilities import Capabilities
 from qtool.passes.linear import Linear, linears, replace
-from qtool.quantize.schemes import Role, Scheme, role_of, scheme_for
-from qtool.quantize.storage import Calibrated, integer_storage, taken_scheme
+from qtool.quantize.formats import Formats
+from qtool.quantize.schemes import Role, Scheme, role_of
+from qtool.quantize.storage import Calibrated, integer_storage
 from qtool.storage import StoredTensor
-from qtool_targets import Target
 
 
 class QuantizeLinear(ir.passes.InPlacePass):
     """Requires linear layers in the form of `passes.linear`; ensures MatMulNBits for every integer scheme."""
 
-    def __init__(self, target: Target, capabilities: Capabilities, calibrated: Calibrated) -> None:
-        self._target = target
+    def __init__(self, formats: Formats, capabilities: Capabilities, calibrated: Calibrated) -> None:
+        self._formats = formats
         self._calibrated = calibrated
         self._capabilities = capabilities
 
@@ -25,10 +26,10 @@ class QuantizeLinear(ir.passes.InPlacePass):
         """Replaces every linear layer whose scheme is integer."""
         changed = False
         for linear in linears(model.graph):
-            role = role_of(linear.storage.weight.name)
+            name = linear.storage.weight.name
             # A tied embedding that is multiplied with is the LM head.
-            role = Role.LM_HEAD if role in (None, Role.EMBEDDING) else role
-            scheme = scheme_for(self._target, role, taken_scheme(linear.storage.weight))
+            in_layer = role_of(name) in (Role.ATTENTION, Role.MLP)
+            scheme = self._formats[name if in_layer else LM_HEAD]
             if scheme.is_integer:
                 self._quantize(model.graph, linear, scheme)
                 changed = True

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qtool.errors import QtoolError
+from qtool.quantize.formats import Formats
 from qtool.quantize.schemes import Role, scheme_for
-from qtool_targets import Target, with_head_bits
+from qtool_targets import Target
 
 OLIVE_MIXED, OLIVE_GPTQ = "SelectiveMixedPrecision", "Gptq"
 """Passes of Microsoft Olive."""
@@ -19,18 +20,15 @@ class Recipe:
     name: str
     calibrated: bool
     """Matrices of fewer than 8 bits are calibrated on a text (GPTQ) instead of rounded to nearest."""
-    head_bits: int | None = None
-    """Bits of the LM head and the embedding, where the target has fewer."""
+    room: float | None = None
+    """What matrices may take in all if nothing else is asked for, relative to the target's formats: bits and
+    group sizes are then chosen for each matrix by what it costs to round it. None: the target's formats."""
     olive_passes: tuple[str, ...] = ()
     """Passes of Olive that quantize the matrices of the layers, instead of qtool."""
 
-    def apply(self, target: Target) -> Target:
-        """Returns the target with the recipe's formats."""
-        return with_head_bits(target, self.head_bits) if self.head_bits else target
-
-    def calibrates(self, target: Target) -> bool:
-        """Tells whether there is anything to calibrate in a build for `target`."""
-        return self.calibrated and any(scheme_for(target, role).loses_by_rounding for role in Role)
+    def calibrates(self, formats: Formats) -> bool:
+        """Tells whether there is anything to calibrate in matrices of these formats."""
+        return self.calibrated and any(scheme.loses_by_rounding for scheme in formats.values())
 
     def runs_olive(self, target: Target) -> bool:
         """Tells whether Olive has anything to quantize in a build for `target`."""
@@ -44,7 +42,7 @@ RECIPES = {
     for recipe in (
         FAST,
         Recipe("balanced", calibrated=True),
-        Recipe("best", calibrated=True, head_bits=8),
+        Recipe("best", calibrated=True, room=1.17),
         Recipe("olive", calibrated=False, olive_passes=(OLIVE_GPTQ,)),
         Recipe("olive-mixed", calibrated=False, olive_passes=(OLIVE_MIXED, OLIVE_GPTQ)),
     )

@@ -77,11 +77,16 @@ class Scheme:
             columns: input features.
             scale_bytes: size of one scale (4 for float32, 2 for float16).
         """
+        return sum(self.part_bytes(rows, columns, scale_bytes))
+
+    def part_bytes(self, rows: int, columns: int, scale_bytes: int) -> tuple[int, ...]:
+        """Returns the bytes of the tensors that a matrix is stored as: weights, then scales, zero points."""
+        weights = rows * columns * self.bits // 8
         if not self.is_integer:
-            return rows * columns * self.bits // 8
+            return (weights,)
         groups = columns // self.group_size
-        zero_points = 0 if self.symmetric else -(-groups * self.bits // 8)
-        return rows * (columns * self.bits // 8 + groups * scale_bytes + zero_points)
+        scales, zero_points = rows * groups * scale_bytes, rows * -(-groups * self.bits // 8)
+        return (weights, scales) if self.symmetric else (weights, scales, zero_points)
 
 
 def scheme_for(target: Target, role: Role, taken: Scheme | None = None) -> Scheme:

@@ -136,11 +136,6 @@ def integer_storage(floats: FloatStorage, scheme: Scheme, calibrated: Calibrated
     return calibrated.get((weight.name, scheme)) or IntegerStorage(weight, scheme, floats.dtype)
 
 
-def taken_scheme(weight: Weight) -> Scheme | None:
-    """Returns the scheme that the source has a matrix in; None where it has floats."""
-    return weight.scheme if isinstance(weight, QuantizedWeight) else None
-
-
 def packed(quantized: Quantized, scheme: Scheme) -> tuple[npt.NDArray[Any], ...]:
     """Returns quantized rows as ONNX Runtime reads them: the parts of `IntegerStorage`."""
     integers = pack(quantized.q.reshape(len(quantized.q), -1), scheme.bits)
