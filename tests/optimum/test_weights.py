@@ -11,10 +11,13 @@ import numpy.typing as npt
 import onnx_ir as ir
 import pytest
 
+import qtool
 import qtool_targets
 from qtool.checkpoint import Weight, open_checkpoint
+from qtool.evaluate.weights import artifact_weights
 from qtool.exporters import optimum
 from support.fixtures import Artifacts, Checkpoints
+from support.quantized import Style, write_quantized_checkpoint
 
 pytest.importorskip("optimum.exporters.onnx", reason="the exporter needs the extra 'optimum'")
 
@@ -67,3 +70,30 @@ def test_no_weight_is_read_for_the_graph(tiny_checkpoint: Checkpoints) -> None:
     }
     model = optimum.export(replace(checkpoint, weights=unreadable), qtool_targets.load("x64-int4"))
     assert set(model.graph.initializers) == set(unreadable)
+
+
+def test_calibrated_integers_are_the_native_exporters(tiny_checkpoint: Checkpoints, tmp_path: Path) -> None:
+    """Calibration runs qtool's own layers, so its integers do not depend on what writes the graph."""
+    source = tiny_checkpoint("qwen3", tied=False).folder
+    native, other = (
+        qtool.build(
+            source, target="x64-int4", recipe="balanced", exporter=exporter, output=tmp_path / exporter
+        )
+        for exporter in ("native", "optimum")
+    )
+    assert {group.algorithm for group in other.manifest.quantization} == {"gptq", "rtn"}
+    assert other.manifest.quantization == native.manifest.quantization
+    expected, found = stored(native.path), stored(other.path)
+    assert sorted(found) == sorted(expected)
+    for name, values in expected.items():
+        assert found[name].tobytes() == values.tobytes(), name
+
+
+def test_quantized_sources_are_taken_over(tiny_checkpoint: Checkpoints, tmp_path: Path) -> None:
+    source = write_quantized_checkpoint(
+        tmp_path / "source", tiny_checkpoint("qwen2").folder, Style("awq", symmetric=False)
+    )
+    built = qtool.build(source.folder, target="x64-int4", exporter="optimum", output=tmp_path / "out")
+    weights = artifact_weights(built.path, built.manifest)
+    for name in ("model.layers.0.self_attn.q_proj.weight", "model.layers.1.mlp.down_proj.weight"):
+        np.testing.assert_array_equal(weights[name].read_all(), source.tensors[name])

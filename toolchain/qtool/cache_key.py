@@ -18,6 +18,7 @@ import qtool_runtime
 import qtool_targets
 from qtool.checkpoint import Checkpoint
 from qtool.jobs import Job
+from qtool.olive.settings import PACKAGES
 
 _LIBRARIES = ("gguf", "numpy", "onnx", "onnx-ir", "protobuf", "tokenizers")
 _EXPORTERS = {"optimum": ("optimum", "optimum-onnx", "onnxscript", "torch", "transformers")}
@@ -31,6 +32,8 @@ def job_key(job: Job) -> str:
     """
     measured = job.calibration is not None or job.system_prompt is not None or job.evaluation is not None
     libraries = _LIBRARIES + _EXPORTERS.get(job.exporter, ())
+    if job.recipe.olive_passes:
+        libraries += PACKAGES
     document = {
         "source": _source(job.checkpoint),
         "target": job.target.to_dict(),
@@ -63,6 +66,7 @@ def _source(checkpoint: Checkpoint) -> dict[str, Any]:
         "id": checkpoint.id,
         "revision": checkpoint.revision,
         "config": repr(checkpoint.config),
+        "quantization": repr(checkpoint.quantization),
         "weights": checkpoint.sha256(),
         "documents": documents,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import qtool_targets
+from qtool.calibration.mix import CalibrationWarning, doubts
 from qtool.calibration.text import (
     FEWEST_TOKENS,
     FEWEST_TOKENS_FOR_WEIGHTS,
@@ -20,7 +22,9 @@ from qtool.calibration.text import (
     read_calibration_text,
 )
 from qtool.checkpoint import Checkpoint, open_checkpoint
+from qtool.checkpoint.quantization import Quantization
 from qtool.errors import QtoolError
+from qtool.olive.settings import planned_quantization
 from qtool.plain_text import PlainText
 from qtool.plan import Plan, make_plan
 from qtool.quantize.formats import Formats, formats_for
@@ -77,13 +81,19 @@ class Job:
     """How to compare it with its source; None where that is not done."""
 
     def windows(self) -> NDArray[np.int64] | None:
-        """Cuts the calibration text into token ids of shape (windows, tokens)."""
+        """Cuts the calibration text into token ids of shape (windows, tokens).
+
+        Warns (`CalibrationWarning`) where the text is probably not what the model will read.
+        """
         if self.calibration is None:
             return None
-        weights = self.recipe.calibrates(self.formats)
+        weights = self.recipe.calibrates(self.formats) or self.recipe.runs_olive(self.target)
         fewest = FEWEST_TOKENS_FOR_WEIGHTS if weights else FEWEST_TOKENS
         tokenizer = self.checkpoint.tokenizer_files()["tokenizer.json"]
-        return self.calibration.windows(tokenizer, self.context, fewest)
+        windows = self.calibration.windows(tokenizer, self.context, fewest)
+        for doubt in doubts(self.calibration, tokenizer):
+            warnings.warn(doubt, CalibrationWarning, stacklevel=2)
+        return windows
 
 
 def plan_jobs(
@@ -122,6 +132,7 @@ def plan_jobs(
     ]
     text = _calibration_text(loaded, chosen, calibration)
     checkpoint = open_source(model, configuration_only=plan_only)
+    _check_recipe(chosen, checkpoint, len(targets))
     prompt = _system_prompt(bake_prompt, checkpoint)
     limits = Limits(target_bpw, gates is not None and gates.max_size_mb is not None)
     jobs = []
@@ -144,7 +155,8 @@ def plan_jobs(
         )
         formats, plan, budget = _formats(checkpoint, target, chosen, plan_with, limits)
         scarce = budget is not None and budget.is_scarce
-        measures = scarce or chosen.calibrates(formats) or target.precision.kv_cache == "int8"
+        calibrates = chosen.calibrates(formats) or chosen.runs_olive(target)
+        measures = scarce or calibrates or target.precision.kv_cache == "int8"
         job = Job(
             checkpoint=checkpoint,
             target=target,
@@ -171,7 +183,7 @@ def _formats(
     limits: Limits,
 ) -> tuple[Formats, Plan, BitBudget | None]:
     """Decides how matrices are stored: as the target says, or within a budget, which takes a plan to know."""
-    formats = formats_for(checkpoint.config, target)
+    formats = formats_for(checkpoint.config, target, _quantization(checkpoint, target, recipe))
     plan = plan_with(formats=formats)
     if recipe.room is None:
         return formats, plan, None
@@ -214,6 +226,28 @@ def _target(item: str | Path | Target, kv_cache: str | None, exporter: str) -> T
     return target
 
 
+def _check_recipe(recipe: Recipe, checkpoint: Checkpoint, targets: int) -> None:
+    """Refuses to quantize again what is quantized already, and to run Olive for many targets unasked."""
+    if checkpoint.quantization is not None and recipe != FAST:
+        raise QtoolError(
+            f"the recipe {recipe.name} is for weights in floats; those of {checkpoint.name} are quantized"
+            f" already ({checkpoint.quantization.method}), and are taken over as they are",
+            hint="Leave --recipe away, or give the original model.",
+        )
+    if recipe.olive_passes and targets > 1:
+        raise QtoolError(
+            f"the recipe {recipe.name} builds for one target at a time, not for {targets}",
+            hint="Olive would quantize the model anew for each; name one target.",
+        )
+
+
+def _quantization(checkpoint: Checkpoint, target: Target, recipe: Recipe) -> Quantization | None:
+    """Returns how matrices are, or will be, quantized by somebody else."""
+    if recipe.runs_olive(target):
+        return planned_quantization(checkpoint.config, target, recipe.olive_passes)
+    return checkpoint.quantization
+
+
 def _calibration_text(
     targets: Sequence[Target], recipe: Recipe, path: str | Path | None
 ) -> CalibrationText | None:
@@ -233,7 +267,8 @@ def _reads_text(target: Target, recipe: Recipe) -> bool:
     """Tells whether something of the artifact may be measured on a text."""
     schemes = {str(role): scheme_for(target, role) for role in Role}
     spends = recipe.room is not None and any(scheme.is_integer for scheme in schemes.values())
-    return spends or recipe.calibrates(schemes) or target.precision.kv_cache == "int8"
+    calibrates = recipe.calibrates(schemes) or recipe.runs_olive(target)
+    return spends or calibrates or target.precision.kv_cache == "int8"
 
 
 def _system_prompt(path: str | Path | None, checkpoint: Checkpoint) -> SystemPrompt | None:

@@ -83,7 +83,8 @@ def build(
             (extra `cpu`).
         recipe: "fast" rounds every weight to nearest; "balanced" calibrates matrices of fewer than 8 bits
             (extra `cpu`); "best" also chooses bits and group size for each matrix by what it costs to round
-            it, within the largest size that `gates` ask for, or within `target_bpw`.
+            it, within the largest size that `gates` ask for, or within `target_bpw`; "olive" and
+            "olive-mixed" let Olive quantize (extra `olive`).
         target_bpw: bits a weight that `best` may spend, scales included; without it and a largest size, a
             sixth more than the target's formats take.
         calibration: a UTF-8 text to calibrate on; the one that ships with qtool when absent.
@@ -179,14 +180,15 @@ def _build(jobs: Sequence[Job], folders: Sequence[Path], threads: int, report: P
         known: dict[Hashable, Calibrated] = {}
         packages = []
         for job, tokens, folder in zip(jobs, windows, folders, strict=True):
-            formats = _spend_bits(job, tokens, threads, report)
+            waiting = Path(stack.enter_context(TemporaryDirectory(prefix=".calibrated-", dir=folder)))
+            quantized = _quantize_with_olive(job, tokens, waiting, threads, report)
+            formats = _spend_bits(quantized, tokens, threads, report)
             alike = _calibrated_alike(job, formats, tokens)
             if alike not in known:
-                waiting = Path(stack.enter_context(TemporaryDirectory(prefix=".calibrated-", dir=folder)))
                 known[alike] = _calibrate_weights(
-                    job, formats, tokens, folder=waiting, threads=threads, report=report
+                    quantized, formats, tokens, folder=waiting, threads=threads, report=report
                 )
-            packages.append((_describe_graph(job, formats, known[alike], report), folder))
+            packages.append((_describe_graph(quantized, formats, known[alike], report), folder))
         Package.write_weights(packages, threads, lambda done, total: report("quantize", done, total))
         manifests = []
         for job, tokens, (package, folder) in zip(jobs, windows, packages, strict=True):
@@ -205,6 +207,23 @@ def _calibrated_alike(job: Job, formats: Formats, windows: NDArray[np.int64] | N
         return None
     schemes = tuple(multiplied_matrices(job.checkpoint.config, formats))
     return job.calibration.sha256, windows.shape, schemes, job.target.precision.activations
+
+
+def _quantize_with_olive(
+    job: Job, windows: NDArray[np.int64] | None, folder: Path, threads: int, report: Progress
+) -> Job:
+    """Returns the job with a source that Olive has quantized, if the recipe says so."""
+    if windows is None or not job.recipe.runs_olive(job.target):
+        return job
+    from qtool.olive.quantize import quantize_with_olive
+    from qtool.quantize.formats import formats_for
+
+    report("olive", 0, 0)
+    checkpoint = quantize_with_olive(
+        job.checkpoint, job.target, windows, job.recipe.olive_passes, folder=folder, threads=threads
+    )
+    formats = formats_for(checkpoint.config, job.target, checkpoint.quantization)
+    return replace(job, checkpoint=checkpoint, formats=formats)
 
 
 def _spend_bits(job: Job, windows: NDArray[np.int64] | None, threads: int, report: Progress) -> Formats:
@@ -299,11 +318,14 @@ def _check(jobs: Sequence[Job], *, force: bool, ignore_budget: bool) -> None:
     from qtool.bake import check_bake
     from qtool.calibration.kv_cache import check_onnxruntime
     from qtool.evaluate.gates import check_planned_size
+    from qtool.olive.settings import check_installed
     from qtool.passes import capabilities_for
 
     for job in jobs:
         capabilities_for(job.target)
         check_planned_size(job)
+        if job.recipe.runs_olive(job.target):
+            check_installed()
         if job.recipe.calibrates(job.formats):  # minutes of work that a graph without kernels is not worth
             _describe_graph(job, job.formats, {}, lambda stage, done, total: None)
     if any(job.calibration for job in jobs):

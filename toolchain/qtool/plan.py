@@ -35,6 +35,8 @@ _GRAPH_BYTES, _GRAPH_BYTES_PER_LAYER = 14_000, 11_500
 _OPTIMUM_GRAPH_BYTES_PER_LAYER = 31_000
 _TORCH_BYTES, _TRACED_EMBEDDINGS = 250_000_000, 3.4
 """Of the exporter `optimum`: torch and transformers, and copies of the embedding at the peak."""
+_OLIVE_BYTES = 700_000_000
+"""Olive, torch and transformers, and what GPTQ keeps of the text."""
 _BUILD_BASE_BYTES = 180_000_000
 """Python, numpy, onnx_ir and the tokenizer during a build."""
 _BUILD_BYTES_PER_THREAD = 24_000_000
@@ -62,7 +64,8 @@ class Plan:
     """Tokens of the system prompt that is baked in; 0 for none."""
     artifact: int
     disk: int
-    """Free space that the build needs: the artifact, once, and calibrated matrices once more."""
+    """Free space that the build needs: the artifact, once, and calibrated matrices once more; for Olive a
+    copy of the model in floats, and what it makes of it."""
     calibrated: int
     """Of the artifact: matrices that are calibrated."""
     build_memory: int
@@ -146,7 +149,10 @@ def make_plan(
     runs = 0
     if target.precision.kv_cache == "int8":
         runs = _calibration_memory(config, target, device, threads)
-    calibrated = 0
+    calibrated = copies = 0
+    if recipe.runs_olive(target):
+        copies = float_bytes * _parameters(config) + artifact
+        runs = max(runs, _olive_memory(config, float_bytes))
     if recipe.calibrates(formats):
         calibrated = sum(_calibrated_sizes(config, target, formats))
         runs = max(runs, _layer_memory(config, threads))
@@ -169,7 +175,7 @@ def make_plan(
         context,
         tokens,
         artifact,
-        artifact + calibrated,
+        artifact + calibrated + copies,
         calibrated,
         build_memory + runs,
         per_token,
@@ -189,6 +195,16 @@ def _trace_memory(config: QwenConfig, float_bytes: int) -> int:
     embedding = prod(shapes[EMBEDDING])
     others = sum(prod(shape) for name, shape in shapes.items() if name not in (EMBEDDING, LM_HEAD))
     return _TORCH_BYTES + int((_TRACED_EMBEDDINGS * embedding + others) * float_bytes)
+
+
+def _olive_memory(config: QwenConfig, float_bytes: int) -> int:
+    """Predicts what Olive takes: the model in floats, before and after, and Hessians of the widest matrix."""
+    features = max(config.hidden_size, config.intermediate_size)
+    return _OLIVE_BYTES + 2 * float_bytes * _parameters(config) + 4 * _HESSIANS * features**2
+
+
+def _parameters(config: QwenConfig) -> int:
+    return sum(prod(shape) for shape in weight_shapes(config).values())
 
 
 def _calibration_memory(config: QwenConfig, target: Target, device: MemoryPlan, threads: int) -> int:

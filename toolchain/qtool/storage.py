@@ -65,6 +65,10 @@ class Storage(Protocol):
     def parts(self) -> tuple[Part, ...]:
         """The tensors, all with the same first dimension."""
 
+    @property
+    def rows_at_once(self) -> int:
+        """Fewest rows that are worth computing at once."""
+
     def compute(self, start: int, stop: int, read: Read = read_rows) -> tuple[npt.NDArray[Any], ...]:
         """Returns the rows [start, stop) of every part. Safe to call from several threads."""
 
@@ -95,6 +99,11 @@ class FloatStorage:
         """See `Storage`."""
         return (Part(self.dtype, self.weight.shape),)
 
+    @property
+    def rows_at_once(self) -> int:
+        """See `Storage`."""
+        return self.weight.rows_at_once
+
     def compute(self, start: int, stop: int, read: Read = read_rows) -> tuple[npt.NDArray[Any], ...]:
         """See `Storage`."""
         rows = rows_for(self.weight, start, stop, self.dtype, read)
@@ -122,6 +131,11 @@ class ArrayStorage:
     def parts(self) -> tuple[Part, ...]:
         """See `Storage`."""
         return (Part(ir.DataType.from_numpy(self.array.dtype), self.array.shape),)
+
+    @property
+    def rows_at_once(self) -> int:
+        """See `Storage`."""
+        return 1
 
     def compute(self, start: int, stop: int, read: Read = read_rows) -> tuple[npt.NDArray[Any], ...]:
         """See `Storage`."""

@@ -121,6 +121,7 @@ def test_scales_do_not_depend_on_threads(int8: Path, tiny_checkpoint: Checkpoint
         assert digests(built.path) == digests(int8)
 
 
+@pytest.mark.filterwarnings("ignore::qtool.calibration.mix.CalibrationWarning")
 def test_another_text_gives_other_scales_and_is_recorded(
     int8: Path, tiny_checkpoint: Checkpoints, tmp_path: Path
 ) -> None:

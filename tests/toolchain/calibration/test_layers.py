@@ -168,6 +168,7 @@ def test_chosen_formats_do_not_depend_on_threads(text: Path, tmp_path: Path) -> 
     assert algorithms == {"gptq", "rtn"}  # fewer than 8 bits, and 8
 
 
+@pytest.mark.filterwarnings("ignore::qtool.calibration.mix.CalibrationWarning")
 @pytest.mark.parametrize("tied", [True, False])
 def test_float16_scales_and_symmetric_grids(
     tied: bool, text: Path, tiny_checkpoint: Checkpoints, tmp_path: Path

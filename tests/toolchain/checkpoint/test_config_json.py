@@ -92,7 +92,6 @@ UNSUPPORTED: list[tuple[str, dict[str, Any], str]] = [
     ("qwen2", {"torch_dtype": "int8"}, "torch_dtype"),
     ("qwen2", {"dtype": "float8_e4m3fn"}, "dtype"),
     ("qwen2", {"architectures": ["Qwen2ForSequenceClassification"]}, "architectures"),
-    ("qwen2", {"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantization_config"),
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import qtool_runtime
 import qtool_targets
 from qtool.artifact.verify import verify
 from qtool.errors import GateError, GenerationError, IncompatibleRuntimeError, SourceError
+from qtool.evaluate import stage
 from qtool.evaluate.evaluation import evaluate
 from qtool.jobs import Evaluation, plan_jobs
 from qtool.pipeline import run_jobs
@@ -21,6 +23,7 @@ from qtool.plain_text import plain_text
 from qtool.quantize import storage
 from qtool.quantize.rtn import Quantized, quantize
 from qtool_runtime import manifest
+from qtool_runtime.onnx_engine import OnnxEngine, open_onnxruntime
 from qtool_targets import Gates
 from support.fixtures import Checkpoints
 
@@ -55,6 +58,31 @@ def test_measuring_changes_nothing_but_the_figures(source: Path, tmp_path: Path)
     assert replace(measured.manifest, quality=None) == plain.manifest
     assert verify(measured.path).problems == ()
     qtool_runtime.load(measured.path, verify=True).close()
+
+
+def test_artifacts_are_in_memory_one_at_a_time(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every engine is watched until nothing refers to it any more."""
+    alive: list[weakref.ref[OnnxEngine]] = []
+    together: list[int] = []
+
+    def opened(*arguments: Any) -> OnnxEngine:
+        engine = open_onnxruntime(*arguments)
+        alive.append(weakref.ref(engine))
+        together.append(sum(reference() is not None for reference in alive))
+        return engine
+
+    monkeypatch.setattr(stage, "open_onnxruntime", opened)
+    seen: list[tuple[int, int]] = []
+    jobs = plan_jobs(source, ["x64-int4", "x64-int8", "arm64-int4"], output=tmp_path, evaluation=FEW)
+    artifacts = run_jobs(
+        jobs, progress=lambda name, done, total: seen.append((done, total)) if name == "evaluate" else None
+    )
+    assert together == [1, 1, 1]
+    assert seen == sorted(seen) and seen[-1] == (600, 600)
+    same, _, again = (artifact.manifest.quality for artifact in artifacts)
+    assert same == again
 
 
 def test_gates_that_are_passed_are_in_the_manifest(source: Path, tmp_path: Path) -> None:

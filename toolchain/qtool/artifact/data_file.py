@@ -145,7 +145,8 @@ def _chunks(files: Sequence[tuple[Path, Layout]], descriptors: Sequence[int]) ->
         contents = tuple(source.values())
         shapes = [content.storage.parts[0].shape for content in contents]
         rows, widest = shapes[0][0], max(prod(shape[1:]) for shape in shapes)
-        step = max(1, _CHUNK_ELEMENTS // max(1, widest))
+        worth = max(content.storage.rows_at_once for content in contents)
+        step = max(worth, _CHUNK_ELEMENTS // max(1, widest))
         for start in range(0, rows, step):
             yield _Chunk(contents, start, min(start + step, rows))
 

@@ -67,7 +67,7 @@ def describe(
         model=model_info(config),
         source=Source(checkpoint.kind, checkpoint.id, checkpoint.revision, checkpoint.sha256()),
         target=target.to_dict(),
-        tools=_tools(exporter, calibrated=calibration is not None),
+        tools=_tools(exporter, checkpoint, calibrated=calibration is not None),
         files=files,
         operators=operator_sets(model),
         graph=graph_interface(model, target),
@@ -98,11 +98,13 @@ def model_info(config: QwenConfig) -> ModelInfo:
     )
 
 
-def _tools(exporter: str, *, calibrated: bool) -> dict[str, str]:
+def _tools(exporter: str, checkpoint: Checkpoint, *, calibrated: bool) -> dict[str, str]:
     """Versions of what shaped the bytes."""
     packages = ["qtool-edge", "onnx-ir", "numpy"]
     if exporter == "optimum":
         packages += ["optimum", "optimum-onnx", "torch", "transformers"]
+    if checkpoint.quantization is not None:
+        packages += checkpoint.quantization.made_by
     versions = {name: version(name) for name in packages}
     if calibrated:  # its package has several names, one for each kind of device
         versions["onnxruntime"] = str(import_onnxruntime().__version__)

@@ -30,6 +30,16 @@ _KIND = "calibration text"
 class CalibrationText(PlainText):
     """A text that models read while a build measures them."""
 
+    def tokens(self, tokenizer_json: bytes) -> tuple[NDArray[np.int64], int]:
+        """Returns the ids of the tokens that are used, and the bytes of text that they stand for."""
+        from tokenizers import Tokenizer
+
+        used = self.text[: MOST_TOKENS * _MOST_CHARACTERS_PER_TOKEN]
+        encoding = Tokenizer.from_buffer(tokenizer_json).encode(used, add_special_tokens=False)
+        ids = np.array(encoding.ids[:MOST_TOKENS], np.int64)
+        end = encoding.offsets[len(ids) - 1][1] if len(ids) else 0
+        return ids, len(used[:end].encode())
+
     def windows(self, tokenizer_json: bytes, context: int, fewest: int = FEWEST_TOKENS) -> NDArray[np.int64]:
         """Cuts the text into sequences that are read one by one; what is left at its end is not used.
 
@@ -44,11 +54,7 @@ class CalibrationText(PlainText):
         Raises:
             SourceError: the text is too short.
         """
-        from tokenizers import Tokenizer
-
-        tokenizer = Tokenizer.from_buffer(tokenizer_json)
-        used = self.text[: MOST_TOKENS * _MOST_CHARACTERS_PER_TOKEN]
-        ids = np.array(tokenizer.encode(used, add_special_tokens=False).ids[:MOST_TOKENS], np.int64)
+        ids, _ = self.tokens(tokenizer_json)
         if len(ids) < fewest:
             raise SourceError(
                 f"the calibration text {self.name} has {len(ids)} tokens; it takes {fewest} or more",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from qtool.checkpoint.config import QwenConfig
 from qtool.checkpoint.files import shown
 from qtool.checkpoint.supported import check_model_type, unsupported
-from qtool.errors import SourceError, UnsupportedModelError
+from qtool.errors import SourceError
 
 Json = Mapping[str, object]
 
@@ -71,12 +71,6 @@ def config_from_json(config: Json, generation: Json | None = None) -> QwenConfig
 
 def _refuse_variants(config: Json, model_type: str) -> None:
     """Refuses values that would need other arithmetic than what is implemented."""
-    if config.get("quantization_config") is not None:
-        raise UnsupportedModelError(
-            f"quantization_config is {shown(config['quantization_config'])}: the weights are quantized "
-            "already, and quantizing them again would lose more than the target asks for",
-            hint="give the original model (bfloat16, float16 or float32), or a GGUF file",
-        )
     family = {"qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}[model_type]
     architectures = config.get("architectures")
     if architectures is not None and architectures != [family]:

@@ -91,20 +91,32 @@ class SourceFile:
         Raises:
             SourceError: the file is shorter, or was changed since it was opened.
         """
+        self.read_pieces_into([target], [offset])
+
+    def read_pieces_into(self, targets: Iterable[memoryview], offsets: Iterable[int]) -> None:
+        """Fills each of `targets` (bytes, writable) with the bytes at the offset that goes with it.
+
+        Raises:
+            SourceError: the file is shorter, or was changed since it was opened.
+        """
         try:
             with self._opened() as stream:
-                stream.seek(offset)
-                filled = 0
-                while filled < len(target):
-                    count = stream.readinto(target[filled:])
-                    if not count:
-                        raise damaged(
-                            f"{shown(str(self.path), 200)} ends at byte {self.size}, "
-                            f"but {offset + len(target)} were expected"
-                        )
-                    filled += count
+                for target, offset in zip(targets, offsets, strict=True):
+                    self._fill(stream, target, offset)
         except (OSError, ValueError) as error:
             refuse_unreadable(self.path, error)
+
+    def _fill(self, stream: FileIO, target: memoryview, offset: int) -> None:
+        stream.seek(offset)
+        filled = 0
+        while filled < len(target):
+            count = stream.readinto(target[filled:])
+            if not count:
+                raise damaged(
+                    f"{shown(str(self.path), 200)} ends at byte {self.size}, "
+                    f"but {offset + len(target)} were expected"
+                )
+            filled += count
 
     def read(self, offset: int, count: int) -> bytes:
         """Returns `count` bytes at `offset`; the caller has checked them against `size`."""

@@ -10,8 +10,10 @@ from qtool.checkpoint.config import QwenConfig
 from qtool.checkpoint.config_json import config_from_json
 from qtool.checkpoint.files import SourceFile, read_json_object, refuse_unreadable, shown, some
 from qtool.checkpoint.folder_tokenizer import GENERATION, TOKENIZER, FolderTokenizer
-from qtool.checkpoint.layout import check_weights
+from qtool.checkpoint.layout import check_layers, check_weights
 from qtool.checkpoint.naming import folder_name
+from qtool.checkpoint.quantization import Quantization, read_quantization
+from qtool.checkpoint.quantized_weights import quantized_weights
 from qtool.checkpoint.record import Checkpoint
 from qtool.checkpoint.safetensors_file import READABLE_TYPES
 from qtool.checkpoint.shards import CONVERT_HINT, PICKLE_SUFFIXES, SINGLE, UNSAFE, read_folder_tensors
@@ -38,8 +40,8 @@ def open_folder(path: Path, *, configuration_only: bool = False) -> Checkpoint:
         refuse_unreadable(path, error)
     if CONFIG not in names:
         _refuse_without_config(path, names)
-    config = read_config(path)
-    files, weights = ([], {}) if configuration_only else _open_weights(path, names, config)
+    config, quantization = read_config(path)
+    files, weights = ([], {}) if configuration_only else _open_weights(path, names, config, quantization)
     tokenizer_bytes, tokenizer_files = _tokenizer(path, names, config, configuration_only)
     return Checkpoint(
         name=title,
@@ -51,14 +53,20 @@ def open_folder(path: Path, *, configuration_only: bool = False) -> Checkpoint:
         tokenizer_bytes=tokenizer_bytes,
         tokenizer_files=tokenizer_files,
         sha256=lambda: {file.path.name: file.sha256() for file in files},
+        quantization=quantization,
     )
 
 
 def _open_weights(
-    path: Path, names: Collection[str], config: QwenConfig
+    path: Path, names: Collection[str], config: QwenConfig, quantization: Quantization | None
 ) -> tuple[list[SourceFile], dict[str, Weight]]:
     """Returns the weight files and the model's tensors in them."""
     files, tensors = read_folder_tensors(path, names)
+    weights: dict[str, Weight] = {}
+    if quantization is not None:
+        check_layers(config, len(tensors))
+        quantized, tensors = quantized_weights(quantization, config, tensors)
+        weights.update(quantized)
     unreadable = [
         f"{shown(tensor.name)} is {tensor.dtype}"
         for tensor in tensors.values()
@@ -68,9 +76,10 @@ def _open_weights(
         raise UnsupportedModelError(
             f"{len(unreadable)} tensors are not of a supported type: {some(unreadable)}; "
             f"supported: {', '.join(READABLE_TYPES)}",
-            hint="give the original, unquantized model",
+            hint="give the original, unquantized model, or one with a quantization_config in its config.json",
         )
-    return files, check_weights(config, {name: tensor.weight() for name, tensor in tensors.items()})
+    weights |= {name: tensor.weight() for name, tensor in tensors.items()}
+    return files, check_weights(config, weights)
 
 
 def _tokenizer(
@@ -83,12 +92,12 @@ def _tokenizer(
     return tokenizer.total_bytes(), tokenizer.files
 
 
-def read_config(folder: Path) -> QwenConfig:
-    """Returns the configuration of a folder that has a config.json."""
+def read_config(folder: Path) -> tuple[QwenConfig, Quantization | None]:
+    """Returns what a folder's config.json says about the model, and about its quantization."""
     generation = folder / GENERATION
-    return config_from_json(
-        read_json_object(folder / CONFIG), read_json_object(generation) if generation.exists() else None
-    )
+    document = read_json_object(folder / CONFIG)
+    config = config_from_json(document, read_json_object(generation) if generation.exists() else None)
+    return config, read_quantization(document)
 
 
 def _refuse_without_config(path: Path, names: Collection[str]) -> NoReturn:

@@ -66,12 +66,7 @@ def check_weights(config: QwenConfig, weights: Mapping[str, Weight]) -> dict[str
         SourceError: a tensor is missing or has another shape than the configuration says.
         UnsupportedModelError: there are tensors that the architecture does not use.
     """
-    if config.num_hidden_layers > len(weights):  # before the table of a hostile number of layers is built
-        raise SourceError(
-            f"the configuration asks for {config.num_hidden_layers} layers, "
-            f"but the checkpoint has only {len(weights)} tensors",
-            hint="the download is incomplete, or config.json belongs to another model",
-        )
+    check_layers(config, len(weights))
     needed = weight_shapes(config)
     missing = [shown(name) for name in needed if name not in weights]
     if missing:
@@ -97,6 +92,21 @@ def check_weights(config: QwenConfig, weights: Mapping[str, Weight]) -> dict[str
             hint="an adapter must be merged into its base model first; other variants are not supported",
         )
     return {name: weights[name] for name in needed}
+
+
+def check_layers(config: QwenConfig, tensors: int) -> None:
+    """Refuses a hostile number of layers, before a table of them is built.
+
+    Args:
+        config: the model's.
+        tensors: how many the checkpoint has.
+    """
+    if config.num_hidden_layers > tensors:
+        raise SourceError(
+            f"the configuration asks for {config.num_hidden_layers} layers, "
+            f"but the checkpoint has only {tensors} tensors",
+            hint="the download is incomplete, or config.json belongs to another model",
+        )
 
 
 def _harmless(name: str) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from qtool.checkpoint.config import QwenConfig
+from qtool.checkpoint.quantization import Quantization
 from qtool.checkpoint.weight import Weight
 
 
@@ -32,3 +33,5 @@ class Checkpoint:
     chat_template.jinja (where the model has one), generation_config.json."""
     sha256: Callable[[], dict[str, str]]
     """File name -> SHA-256 (hex) of the checkpoint's weight files; reads them whole."""
+    quantization: Quantization | None = None
+    """How some of the weights are quantized already, which are `QuantizedWeight`s."""

@@ -11,8 +11,10 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qtool.checkpoint.files import SourceFile, damaged, parse_json_object, shown
 from qtool.checkpoint.weight import FloatArray, Weight, require_finite
@@ -30,6 +32,8 @@ ITEM_BYTES = {
 """All whole-byte types of the format."""
 READABLE_TYPES = ("BF16", "F16", "F32")
 """Those that hold unquantized weights."""
+_ITEMS = {"F32": "<f4", "F16": "<u2", "BF16": "<u2", "I32": "<u4", "U8": "u1"}
+"""Types that are read, and what their bytes are read as."""
 
 
 @dataclass(frozen=True)
@@ -48,17 +52,35 @@ class StoredTensor:
 
     def read(self, start: int, stop: int) -> FloatArray:
         """Returns the rows [start, stop) as float32."""
+        return require_finite(_as_float32(self.stored(start, stop), self.dtype), self.name)
+
+    def stored(self, start: int, stop: int) -> NDArray[Any]:
+        """Returns the rows [start, stop) as they are, 16-bit floats and signed integers as unsigned ones."""
         if not 0 <= start <= stop <= self.shape[0]:
             raise IndexError(f"{self.name}: rows {start}:{stop} of {self.shape[0]}")
-        row_elements = math.prod(self.shape[1:])
-        stored = np.empty((stop - start) * row_elements, "<f4" if self.dtype == "F32" else "<u2")
-        offset = self.offset + start * row_elements * stored.itemsize
-        self.file.read_into(stored.view(np.uint8).data, offset)
-        values = require_finite(_as_float32(stored, self.dtype), self.name)
-        return values.reshape(stop - start, *self.shape[1:])
+        stored = np.empty((stop - start, *self.shape[1:]), _ITEMS[self.dtype])
+        offset = self.offset + start * math.prod(self.shape[1:]) * stored.itemsize
+        self.file.read_into(stored.reshape(-1).view(np.uint8).data, offset)
+        return stored
+
+    def columns(self, start: int, stop: int) -> NDArray[Any]:
+        """Returns the columns [start, stop) of a matrix: floats as float32, integers as unsigned ones."""
+        rows, columns = self.shape
+        if not 0 <= start <= stop <= columns:
+            raise IndexError(f"{self.name}: columns {start}:{stop} of {columns}")
+        if stop - start == columns:
+            stored = self.stored(0, rows)
+        else:
+            stored = np.empty((rows, stop - start), _ITEMS[self.dtype])
+            first, stride = self.offset + start * stored.itemsize, columns * stored.itemsize
+            pieces = (row.data for row in stored.view(np.uint8))
+            self.file.read_pieces_into(pieces, range(first, first + rows * stride, stride))
+        if self.dtype not in READABLE_TYPES:
+            return stored
+        return require_finite(_as_float32(stored, self.dtype), self.name)
 
 
-def _as_float32(stored: np.ndarray[tuple[int], np.dtype[np.generic]], dtype: str) -> FloatArray:
+def _as_float32(stored: NDArray[Any], dtype: str) -> FloatArray:
     """Converts stored values (16-bit ones as unsigned integers) exactly."""
     if dtype == "F32":
         return stored.view(np.float32)

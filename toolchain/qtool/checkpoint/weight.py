@@ -27,6 +27,8 @@ class Weight:
     stored_type: str
     """The type on disk in its format's own words, such as "BF16" or "Q4_K"."""
     read: Callable[[int, int], FloatArray]
+    rows_at_once: int = 1
+    """Fewest rows that are worth reading at once: some formats store matrices by columns."""
 
     def read_all(self) -> FloatArray:
         """Returns the whole tensor as float32; meant for norms and biases."""

@@ -54,11 +54,12 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--recipe",
-    type=click.Choice(["fast", "balanced", "best"]),
+    type=click.Choice(["fast", "balanced", "best", "olive", "olive-mixed"]),
     default="fast",
     show_default=True,
     help="fast rounds weights to nearest; balanced calibrates 4-bit ones on a text; best also chooses bits"
-    " and group size for each matrix, within --max-size or --target-bpw.",
+    " and group size for each matrix, within --max-size or --target-bpw; olive and olive-mixed let Olive"
+    " calibrate.",
 )
 @click.option(
     "--target-bpw",

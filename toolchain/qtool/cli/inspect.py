@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from qtool.checkpoint.quantization import TAKEN_OVER
 from qtool.cli.output import (
     json_option,
     megabytes,
@@ -138,7 +139,7 @@ def _print_quantization(document: Manifest) -> None:
                 str(group.bits),
                 size,
                 kind,
-                group.algorithm,
+                _algorithm(group.algorithm),
                 str(len(group.tensors)),
                 megabytes(group.bytes),
             )
@@ -172,3 +173,9 @@ def _ranges(numbers: list[int]) -> str:
         elif number >= 0:
             ranges.append([number])
     return ", ".join("-".join(map(str, ends)) for ends in ranges)
+
+
+def _algorithm(name: str) -> str:
+    """Returns how integers were chosen, in words."""
+    taken = name.removeprefix(TAKEN_OVER)
+    return name if taken == name else f"{taken}, taken over from the source"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import click
 
+from qtool.calibration.mix import CalibrationWarning
 from qtool.pipeline import Progress
 
 _PLAIN_STEP = 0.25
@@ -16,12 +19,29 @@ _PLAIN_STEP = 0.25
 
 @contextmanager
 def progress() -> Iterator[Progress]:
-    """Gives a function that shows a build's progress."""
-    if sys.stderr.isatty():
-        with _bar() as report:
-            yield report
-    else:
-        yield _lines()
+    """Gives a function that shows a build's progress; doubts about a text are lines of their own."""
+    with _shown_doubts():
+        if sys.stderr.isatty():
+            with _bar() as report:
+                yield report
+        else:
+            yield _lines()
+
+
+@contextmanager
+def _shown_doubts() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", CalibrationWarning)
+        usual = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *place: Any, **others: Any) -> None:
+            if issubclass(category, CalibrationWarning):
+                click.echo(f"warning: {message}", err=True)
+            else:
+                usual(message, category, *place, **others)
+
+        warnings.showwarning = show
+        yield
 
 
 @contextmanager

@@ -6,8 +6,8 @@ manifest, which is written afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -91,6 +91,11 @@ class QualityStage:
         return documents
 
     def _measure(self, artifacts: Sequence[tuple[Path, Manifest]]) -> list[Quality]:
+        """Compares one artifact after the other with the source.
+
+        The source stays loaded, and reads the text again beside each: so there is never more than one
+        artifact in memory, however many are built.
+        """
         with ExitStack() as stack:
             folder = stack.enter_context(self._reference.folder(self._window))
             model = stack.enter_context(
@@ -104,27 +109,39 @@ class QualityStage:
                     kernels=OFF,
                 )
             )
-            readers = [SessionReader(model.new_session(), self._reference.name)]
-            readers += [self._open(*artifact) for artifact in artifacts]
-            reference, *tallies = run(
-                readers, self._ids, self._reference.vocab_size, self._window, self._progress
-            )
-        return [
-            quality(
-                tally,
-                reference,
-                window=self._window,
-                text_sha256=self._text.sha256,
-                provider=manifest.graph.provider,
-            )
-            for tally, (_, manifest) in zip(tallies, artifacts, strict=True)
-        ]
+            source = SessionReader(model.new_session(), self._reference.name)
+            return [
+                self._quality(source, *artifact, number, len(artifacts))
+                for number, artifact in enumerate(artifacts)
+            ]
 
-    def _open(self, folder: Path, manifest: Manifest) -> SessionReader:
+    def _quality(
+        self, source: SessionReader, folder: Path, manifest: Manifest, number: int, count: int
+    ) -> Quality:
+        """Measures the artifact of this number, of so many."""
+
+        def progress(stage: str, done: int, total: int) -> None:
+            self._progress(stage, number * total + done, count * total)
+
+        with self._opened(folder, manifest) as reader:
+            reference, tally = run(
+                [source, reader], self._ids, self._reference.vocab_size, self._window, progress
+            )
+        return quality(
+            tally,
+            reference,
+            window=self._window,
+            text_sha256=self._text.sha256,
+            provider=manifest.graph.provider,
+        )
+
+    @contextmanager
+    def _opened(self, folder: Path, manifest: Manifest) -> Iterator[SessionReader]:
         """Opens an artifact without its manifest, which is written when everything is known."""
         options = EngineOptions(None, check_threads(self._threads, None), self._window, kernels=OFF)
         engine = open_onnxruntime(folder, manifest, options)
-        return SessionReader(engine.new_sessions(1)(), f"the artifact for {manifest.target.get('name')}")
+        with closing(engine.new_sessions(1)()) as session:
+            yield SessionReader(session, f"the artifact for {manifest.target.get('name')}")
 
 
 def _check_provider(job: Job) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from qtool.checkpoint.config import QwenConfig
 from qtool.checkpoint.layout import EMBEDDING, LM_HEAD, weight_shapes
+from qtool.checkpoint.quantization import Quantization
 from qtool.quantize.schemes import Role, Scheme, role_of, scheme_for
 from qtool_targets import Target
 
@@ -13,10 +14,22 @@ Formats = Mapping[str, Scheme]
 """By a matrix's Hugging Face name. A tied LM head has an entry of its own beside the embedding's."""
 
 
-def formats_for(config: QwenConfig, target: Target) -> Formats:
-    """Returns what the target asks for: one scheme for each kind of matrix."""
+def formats_for(config: QwenConfig, target: Target, quantization: Quantization | None = None) -> Formats:
+    """Returns what the target asks for: one scheme for each kind of matrix.
+
+    Args:
+        config: the model.
+        target: the profile.
+        quantization: how matrices are quantized already; those keep their schemes.
+    """
+
+    def taken(name: str) -> Scheme | None:
+        tied_head = name == LM_HEAD and config.tie_word_embeddings
+        return quantization.scheme_of(EMBEDDING if tied_head else name) if quantization else None
+
     names = [*weight_shapes(config), LM_HEAD]
-    return {name: scheme_for(target, role) for name in names if (role := role_of(name)) is not None}
+    roles = {name: role for name in names if (role := role_of(name)) is not None}
+    return {name: scheme_for(target, role, taken(name)) for name, role in roles.items()}
 
 
 def shares_embedding(formats: Formats) -> bool:

@@ -6,6 +6,11 @@ from dataclasses import dataclass
 
 from qtool.errors import QtoolError
 from qtool.quantize.formats import Formats
+from qtool.quantize.schemes import Role, scheme_for
+from qtool_targets import Target
+
+OLIVE_MIXED, OLIVE_GPTQ = "SelectiveMixedPrecision", "Gptq"
+"""Passes of Microsoft Olive."""
 
 
 @dataclass(frozen=True)
@@ -18,10 +23,16 @@ class Recipe:
     room: float | None = None
     """What matrices may take in all if nothing else is asked for, relative to the target's formats: bits and
     group sizes are then chosen for each matrix by what it costs to round it. None: the target's formats."""
+    olive_passes: tuple[str, ...] = ()
+    """Passes of Olive that quantize the matrices of the layers, instead of qtool."""
 
     def calibrates(self, formats: Formats) -> bool:
         """Tells whether there is anything to calibrate in matrices of these formats."""
         return self.calibrated and any(scheme.loses_by_rounding for scheme in formats.values())
+
+    def runs_olive(self, target: Target) -> bool:
+        """Tells whether Olive has anything to quantize in a build for `target`."""
+        return bool(self.olive_passes) and scheme_for(target, Role.MLP).is_integer
 
 
 FAST = Recipe("fast", calibrated=False)
@@ -32,6 +43,8 @@ RECIPES = {
         FAST,
         Recipe("balanced", calibrated=True),
         Recipe("best", calibrated=True, room=1.17),
+        Recipe("olive", calibrated=False, olive_passes=(OLIVE_GPTQ,)),
+        Recipe("olive-mixed", calibrated=False, olive_passes=(OLIVE_MIXED, OLIVE_GPTQ)),
     )
 }
 

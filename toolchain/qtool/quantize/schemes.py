@@ -89,11 +89,19 @@ class Scheme:
         return (weights, scales) if self.symmetric else (weights, scales, zero_points)
 
 
-def scheme_for(target: Target, role: Role) -> Scheme:
-    """Returns how `target` stores matrices of the kind `role`."""
+def scheme_for(target: Target, role: Role, taken: Scheme | None = None) -> Scheme:
+    """Returns how `target` stores a matrix of the kind `role`.
+
+    Args:
+        target: the profile.
+        role: kind of matrix.
+        taken: the scheme that the source has the matrix in already. Its integers are taken over, whatever
+            number of bits the target asks for, unless that is plain floats.
+    """
     weights = target.weights
     special = {Role.EMBEDDING: weights.embedding_bits, Role.LM_HEAD: weights.lm_head_bits}.get(role)
-    return Scheme(special or weights.bits, weights.group_size, weights.symmetric)
+    asked = Scheme(special or weights.bits, weights.group_size, weights.symmetric)
+    return taken if taken is not None and asked.is_integer else asked
 
 
 def role_of(tensor: str) -> Role | None:

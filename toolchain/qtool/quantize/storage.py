@@ -11,7 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from qtool.checkpoint.quantized_weights import QuantizedWeight
 from qtool.checkpoint.weight import Weight
+from qtool.errors import SourceError
 from qtool.quantize import rtn
 from qtool.quantize.packing import pack
 from qtool.quantize.rtn import Quantized
@@ -38,6 +40,11 @@ class IntegerStorage:
     def key(self) -> str:
         """See `qtool.storage.Storage`."""
         return f"{self.weight.name}:{self.scheme}:{self.scale_type.name}"
+
+    @property
+    def rows_at_once(self) -> int:
+        """See `qtool.storage.Storage`."""
+        return self.weight.rows_at_once
 
     @property
     def source(self) -> str:
@@ -92,13 +99,40 @@ class CalibratedStorage(IntegerStorage):
         return [self.folder / f"{self.weight.name}.{index}" for index in range(len(self.parts))]
 
 
+@dataclass(frozen=True)
+class TakenStorage(IntegerStorage):
+    """The same parts, bit for bit as the source has them.
+
+    Raises (in `compute`):
+        SourceError: a scale is not exact in the type that the device computes in.
+    """
+
+    weight: QuantizedWeight
+
+    def compute(self, start: int, stop: int, read: Read = read_rows) -> tuple[npt.NDArray[Any], ...]:
+        """See `qtool.storage.Storage`."""
+        quantized = self.weight.read_integers(start, stop)
+        with np.errstate(over="ignore"):
+            scale = quantized.scale.astype(self.scale_type.numpy())
+        if (scale != quantized.scale).any():
+            raise SourceError(
+                f"the scales of {self.weight.name} are not exact in {self.scale_type.name}",
+                hint="Choose a target with float32 activations.",
+            )
+        return packed(quantized._replace(scale=scale), self.scheme)
+
+
 Calibrated = Mapping[tuple[str, Scheme], CalibratedStorage]
 """By a matrix's name and its scheme as the target has it."""
 
 
 def integer_storage(floats: FloatStorage, scheme: Scheme, calibrated: Calibrated) -> IntegerStorage:
-    """Returns what takes the place of a float matrix: the calibrated integers, if there are any."""
+    """Returns what takes the place of a float matrix: integers of the source or of a calibration, if any."""
     weight = floats.weight
+    if isinstance(weight, QuantizedWeight):
+        if weight.scheme != scheme:
+            raise ValueError(f"{weight.name} is quantized as {weight.scheme} already, not as {scheme}")
+        return TakenStorage(weight, scheme, floats.dtype)
     return calibrated.get((weight.name, scheme)) or IntegerStorage(weight, scheme, floats.dtype)
 
 
