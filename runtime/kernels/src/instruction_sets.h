@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "attention.h"
 #include "matmul.h"
 
 namespace qtool {
@@ -10,6 +11,7 @@ namespace qtool {
 struct InstructionSet {
   const char* name;
   const MatMulKernels* matmul;  // in the order of kWeightFormats
+  AttentionKernels attention;
   bool (*supported)();          // by the processor and the operating system
 };
 

@@ -2,6 +2,7 @@
 
 #include "isa_avx2.h"
 
+#include "attention_kernels.h"
 #include "isa.h"
 #include "matmul_kernels.h"
 
@@ -27,8 +28,8 @@ struct MultiplyAddBytes {
 }  // namespace
 
 const InstructionSet& avx2_instruction_set() {
-  static const InstructionSet set{"avx2", MatMulTable<Avx2<MultiplyAddBytes>>::kTable,
-                                  [] { return bool(__builtin_cpu_supports("avx2")); }};
+  static const InstructionSet set{"avx2", MatMulTable<Avx2<MultiplyAddBytes>>::kTable, Attention<Avx2<MultiplyAddBytes>>::kernels(),
+                                  [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }};
   return set;
 }
 

@@ -94,6 +94,36 @@ struct Avx2 {
     return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)};
   }
 
+  static Floats multiply_add(Floats sum, Floats a, Floats b) {
+    return {_mm256_fmadd_ps(a.low, b.low, sum.low), _mm256_fmadd_ps(a.high, b.high, sum.high)};
+  }
+  static Floats maximum(Floats a, Floats b) { return {_mm256_max_ps(a.low, b.low), _mm256_max_ps(a.high, b.high)}; }
+  static Ints round(Floats a) { return {_mm256_cvtps_epi32(a.low), _mm256_cvtps_epi32(a.high)}; }
+  static Floats power_of_two(Ints a) {
+    Ints biased = add(a, set(127));
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(biased.low, 23)),
+            _mm256_castsi256_ps(_mm256_slli_epi32(biased.high, 23))};
+  }
+  static Floats zero_if_less(Floats a, Floats x, float bound) {
+    const __m256 bounds = _mm256_set1_ps(bound);
+    return {_mm256_and_ps(_mm256_cmp_ps(x.low, bounds, _CMP_NLT_UQ), a.low),
+            _mm256_and_ps(_mm256_cmp_ps(x.high, bounds, _CMP_NLT_UQ), a.high)};
+  }
+  static float largest(Floats a) {
+    alignas(64) float numbers[16];
+    store(numbers, a);
+    float result = numbers[0];
+    for (float number : numbers) result = number > result ? number : result;
+    return result;
+  }
+  static float sum(Floats a) {
+    alignas(64) float numbers[16];
+    store(numbers, a);
+    float result = 0;
+    for (float number : numbers) result += number;
+    return result;
+  }
+
   static Ints sum_in_lanes(Ints a, Ints b, Ints c, Ints d) {
     return {sum_in_two_lanes(a.low, b.low, c.low, d.low), sum_in_two_lanes(a.high, b.high, c.high, d.high)};
   }
@@ -103,6 +133,14 @@ struct Avx2 {
   static Ints sum_lanes_of_each(Ints a, Ints b, Ints c, Ints d) {
     return {add_pairs(_mm256_add_epi32(a.low, a.high), _mm256_add_epi32(b.low, b.high)),
             add_pairs(_mm256_add_epi32(c.low, c.high), _mm256_add_epi32(d.low, d.high))};
+  }
+  static Floats sum_in_lanes(Floats a, Floats b, Floats c, Floats d) {
+    return {_mm256_hadd_ps(_mm256_hadd_ps(a.low, b.low), _mm256_hadd_ps(c.low, d.low)),
+            _mm256_hadd_ps(_mm256_hadd_ps(a.high, b.high), _mm256_hadd_ps(c.high, d.high))};
+  }
+  static Floats sum_lanes_of_each(Floats a, Floats b, Floats c, Floats d) {
+    return {add_pairs(_mm256_add_ps(a.low, a.high), _mm256_add_ps(b.low, b.high)),
+            add_pairs(_mm256_add_ps(c.low, c.high), _mm256_add_ps(d.low, d.high))};
   }
   static void sum_lanes(Floats a, float* four) {
     __m128 low = _mm_add_ps(_mm256_castps256_ps128(a.low), _mm256_extractf128_ps(a.low, 1));
@@ -181,6 +219,10 @@ struct Avx2 {
   // Lanes a0 + a1, b0 + b1
   static __m256i add_pairs(__m256i a, __m256i b) {
     return _mm256_add_epi32(_mm256_permute2x128_si256(a, b, 0x20), _mm256_permute2x128_si256(a, b, 0x31));
+  }
+
+  static __m256 add_pairs(__m256 a, __m256 b) {
+    return _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
   }
 
   static __m128 load_some(const float* from, int64_t count) {

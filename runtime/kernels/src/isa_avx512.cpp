@@ -2,6 +2,7 @@
 
 #include <immintrin.h>
 
+#include "attention_kernels.h"
 #include "isa.h"
 #include "matmul_kernels.h"
 
@@ -67,6 +68,18 @@ struct Avx512Vnni {
   static Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
   static Floats multiply(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
 
+  static Floats multiply_add(Floats sum, Floats a, Floats b) { return _mm512_fmadd_ps(a, b, sum); }
+  static Floats maximum(Floats a, Floats b) { return _mm512_max_ps(a, b); }
+  static Ints round(Floats a) { return _mm512_cvtps_epi32(a); }
+  static Floats power_of_two(Ints a) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(a, _mm512_set1_epi32(127)), 23));
+  }
+  static Floats zero_if_less(Floats a, Floats x, float bound) {
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, _mm512_set1_ps(bound), _CMP_NLT_UQ), a);
+  }
+  static float largest(Floats a) { return _mm512_reduce_max_ps(a); }
+  static float sum(Floats a) { return _mm512_reduce_add_ps(a); }
+
   static Ints sum_in_lanes(Ints a, Ints b, Ints c, Ints d) {
     Ints ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
     Ints cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
@@ -76,6 +89,17 @@ struct Avx512Vnni {
     return _mm512_add_epi32(_mm512_shuffle_i32x4(a, b, 0x88), _mm512_shuffle_i32x4(a, b, 0xdd));
   }
   static Ints sum_lanes_of_each(Ints a, Ints b, Ints c, Ints d) {
+    return sum_lane_pairs(sum_lane_pairs(a, b), sum_lane_pairs(c, d));
+  }
+  static Floats sum_in_lanes(Floats a, Floats b, Floats c, Floats d) {
+    Floats ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    Floats cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    return _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+  }
+  static Floats sum_lane_pairs(Floats a, Floats b) {
+    return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+  }
+  static Floats sum_lanes_of_each(Floats a, Floats b, Floats c, Floats d) {
     return sum_lane_pairs(sum_lane_pairs(a, b), sum_lane_pairs(c, d));
   }
   static void sum_lanes(Floats a, float* four) {
@@ -180,7 +204,7 @@ bool supported() {
 }  // namespace
 
 const InstructionSet& avx512_vnni_instruction_set() {
-  static const InstructionSet set{"avx512-vnni", MatMulTable<Avx512Vnni>::kTable, supported};
+  static const InstructionSet set{"avx512-vnni", MatMulTable<Avx512Vnni>::kTable, Attention<Avx512Vnni>::kernels(), supported};
   return set;
 }
 

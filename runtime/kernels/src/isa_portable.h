@@ -106,11 +106,52 @@ struct Portable {
     return map<Floats>([&](int i) { return a.at[i] * b.at[i]; });
   }
 
-  // Lane by lane: the sum of a's four numbers, of b's, of c's, of d's.
-  static Ints sum_in_lanes(Ints a, Ints b, Ints c, Ints d) {
-    const Ints* of[] = {&a, &b, &c, &d};
+  // sum + a * b, rounded once or twice
+  static Floats multiply_add(Floats sum, Floats a, Floats b) { return add(sum, multiply(a, b)); }
+  static Floats maximum(Floats a, Floats b) {
+    return map<Floats>([&](int i) { return a.at[i] > b.at[i] ? a.at[i] : b.at[i]; });
+  }
+
+  // To the nearest integer; anything for numbers that do not fit.
+  static Ints round(Floats a) {
     return map<Ints>([&](int i) {
-      const int32_t* lane = of[i % 4]->at + i / 4 * 4;
+      bool fits = a.at[i] > -1e9f && a.at[i] < 1e9f;
+      return fits ? static_cast<int32_t>(std::nearbyintf(a.at[i])) : 0;
+    });
+  }
+
+  // 2^a for a from -126 to 127, anything for others
+  static Floats power_of_two(Ints a) {
+    return map<Floats>([&](int i) {
+      uint32_t bits = (static_cast<uint32_t>(a.at[i]) + 127) << 23;
+      float result;
+      std::memcpy(&result, &bits, 4);
+      return result;
+    });
+  }
+
+  // 0 where x is less than the bound, else a
+  static Floats zero_if_less(Floats a, Floats x, float bound) {
+    return map<Floats>([&](int i) { return x.at[i] < bound ? 0.0f : a.at[i]; });
+  }
+
+  static float largest(Floats a) {
+    float result = a.at[0];
+    for (float value : a.at) result = value > result ? value : result;
+    return result;
+  }
+  static float sum(Floats a) {
+    float result = 0;
+    for (float value : a.at) result += value;
+    return result;
+  }
+
+  // Lane by lane: the sum of a's four numbers, of b's, of c's, of d's.
+  template <typename Vector>
+  static Vector sum_in_lanes(Vector a, Vector b, Vector c, Vector d) {
+    const Vector* of[] = {&a, &b, &c, &d};
+    return map<Vector>([&](int i) {
+      const auto* lane = of[i % 4]->at + i / 4 * 4;
       return lane[0] + lane[1] + lane[2] + lane[3];
     });
   }
@@ -125,10 +166,11 @@ struct Portable {
   }
 
   // Lanes a0 + a1 + a2 + a3, b0 + ..., c0 + ..., d0 + ...
-  static Ints sum_lanes_of_each(Ints a, Ints b, Ints c, Ints d) {
-    const Ints* of[] = {&a, &b, &c, &d};
-    return map<Ints>([&](int i) {
-      const int32_t* at = of[i / 4]->at + i % 4;
+  template <typename Vector>
+  static Vector sum_lanes_of_each(Vector a, Vector b, Vector c, Vector d) {
+    const Vector* of[] = {&a, &b, &c, &d};
+    return map<Vector>([&](int i) {
+      const auto* at = of[i / 4]->at + i % 4;
       return at[0] + at[4] + at[8] + at[12];
     });
   }

@@ -2,6 +2,7 @@
 
 #include "custom_op.h"
 #include "instruction_sets.h"
+#include "op_group_query_attention.h"
 #include "op_matmul_nbits.h"
 #include "self_test.h"
 
@@ -27,6 +28,7 @@ void copy_message(const std::string& message, char* out, size_t size) {
 // Runtime never releases a domain that a library has registered.
 QTOOL_EXPORT OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
   static const qtool::CustomOp<qtool::MatMulNBits> matmul_nbits;
+  static const qtool::CustomOp<qtool::GroupQueryAttention> group_query_attention;
   const OrtApi* table = base->GetApi(qtool::ort::kApiVersion);
   if (table == nullptr) {
     // Every version has the first function, which is all that an error needs.
@@ -37,7 +39,10 @@ QTOOL_EXPORT OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const OrtA
     static OrtCustomOpDomain* domain = [&] {
       OrtCustomOpDomain* created = nullptr;
       api.call(qtool::ort::Slot::CreateCustomOpDomain, kDomain, &created);
-      api.call(qtool::ort::Slot::CustomOpDomain_Add, created, static_cast<const OrtCustomOp*>(&matmul_nbits));
+      for (const OrtCustomOp* op : {static_cast<const OrtCustomOp*>(&matmul_nbits),
+                                    static_cast<const OrtCustomOp*>(&group_query_attention)}) {
+        api.call(qtool::ort::Slot::CustomOpDomain_Add, created, op);
+      }
       return created;
     }();
     api.call(qtool::ort::Slot::AddCustomOpDomain, options, domain);
