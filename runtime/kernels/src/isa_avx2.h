@@ -21,7 +21,7 @@ struct Avx2 {
 
   static constexpr int kRows = 2;
   static constexpr int kTileRows = 2;
-  static constexpr int64_t kPrefetch = 4096;
+  static constexpr int64_t kPrefetch = 8192;
 
   static Ints zero_ints() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
   static Floats zero_floats() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
@@ -127,6 +127,9 @@ struct Avx2 {
   static Ints sum_in_lanes(Ints a, Ints b, Ints c, Ints d) {
     return {sum_in_two_lanes(a.low, b.low, c.low, d.low), sum_in_two_lanes(a.high, b.high, c.high, d.high)};
   }
+  static Ints sum_small_in_lanes(Ints a, Ints b, Ints c, Ints d) {
+    return {sum_small(a.low, b.low, c.low, d.low), sum_small(a.high, b.high, c.high, d.high)};
+  }
   static Ints sum_lane_pairs(Ints a, Ints b) {
     return {add_pairs(a.low, a.high), add_pairs(b.low, b.high)};
   }
@@ -214,6 +217,13 @@ struct Avx2 {
 
   static __m256i sum_in_two_lanes(__m256i a, __m256i b, __m256i c, __m256i d) {
     return _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
+  }
+
+  static __m256i sum_small(__m256i a, __m256i b, __m256i c, __m256i d) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    __m256i ab = _mm256_madd_epi16(_mm256_packs_epi32(a, b), ones);
+    __m256i cd = _mm256_madd_epi16(_mm256_packs_epi32(c, d), ones);
+    return _mm256_madd_epi16(_mm256_packs_epi32(ab, cd), ones);
   }
 
   // Lanes a0 + a1, b0 + b1

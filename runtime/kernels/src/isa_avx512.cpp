@@ -16,7 +16,7 @@ struct Avx512Vnni {
 
   static constexpr int kRows = 4;
   static constexpr int kTileRows = 6;
-  static constexpr int64_t kPrefetch = 4096;
+  static constexpr int64_t kPrefetch = 8192;
 
   static Ints zero_ints() { return _mm512_setzero_si512(); }
   static Floats zero_floats() { return _mm512_setzero_ps(); }
@@ -84,6 +84,11 @@ struct Avx512Vnni {
     Ints ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
     Ints cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
     return _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+  }
+  static Ints sum_small_in_lanes(Ints a, Ints b, Ints c, Ints d) {
+    const __m512i ones = _mm512_set1_epi16(1);
+    Ints ab = _mm512_madd_epi16(_mm512_packs_epi32(a, b), ones), cd = _mm512_madd_epi16(_mm512_packs_epi32(c, d), ones);
+    return _mm512_madd_epi16(_mm512_packs_epi32(ab, cd), ones);
   }
   static Ints sum_lane_pairs(Ints a, Ints b) {
     return _mm512_add_epi32(_mm512_shuffle_i32x4(a, b, 0x88), _mm512_shuffle_i32x4(a, b, 0xdd));

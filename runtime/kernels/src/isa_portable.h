@@ -156,6 +156,9 @@ struct Portable {
     });
   }
 
+  // The same for numbers whose sums by two fit 16 bits, as those of weights with fewer than 8 bits do.
+  static Ints sum_small_in_lanes(Ints a, Ints b, Ints c, Ints d) { return sum_in_lanes(a, b, c, d); }
+
   // Lanes a0 + a1, a2 + a3, b0 + b1, b2 + b3
   static Ints sum_lane_pairs(Ints a, Ints b) {
     const Ints* of[] = {&a, &b};

@@ -51,6 +51,9 @@ class MatMul {
       FourColumns four(w, column, count);
       int64_t row = 0;
       for (; row + Isa::kRows <= x.rows; row += Isa::kRows) four.template multiply<Isa::kRows>(x, row, y);
+      if constexpr (Isa::kRows > 2) {
+        for (; row + 2 <= x.rows; row += 2) four.template multiply<2>(x, row, y);
+      }
       for (; row < x.rows; ++row) four.template multiply<1>(x, row, y);
     }
   }
@@ -91,6 +94,8 @@ class MatMul {
   class FourColumns {
    public:
     FourColumns(const Weights& w, int64_t column, int64_t count) : w_(w), column_(column), count_(count) {
+      ahead_ = (Isa::kPrefetch + 4 * w.column_bytes() - 1) / (4 * w.column_bytes()) * 4 * w.column_bytes();
+      scales_ahead_ = ahead_ / w.block_bytes();
       for (int64_t i = 0; i < 4; ++i) {
         int64_t n = column + (i < count ? i : count - 1);
         values_[i] = w.values + n * w.column_bytes();
@@ -126,6 +131,8 @@ class MatMul {
       Ints products[kRows][kVectors / kVectorsPerSum];
       multiply_group<kRows, kLast>(group, blocks, values, products);
       Ints zero_points = group_zero_points<kLast>(group, blocks);
+      // Four groups of scales share 64 bytes: one column's are fetched at a time.
+      Isa::prefetch(scales_[group % 4] + group * kGroup + scales_ahead_);
       Floats scales = Isa::transpose_scales(scales_[0] + group * kGroup, scales_[1] + group * kGroup,
                                             scales_[2] + group * kGroup, scales_[3] + group * kGroup, blocks);
       for (int m = 0; m < kRows; ++m) {
@@ -146,28 +153,35 @@ class MatMul {
         for (int m = 0; m < kRows; ++m) {
           for (int i = 0; i < 4; ++i) sums[m][i] = Isa::zero_ints();
         }
-        for (int i = 0; i < 4; ++i) {
-          for (int64_t u = v; u < v + kVectorsPerSum; ++u) {
+        for (int64_t u = v; u < v + kVectorsPerSum; ++u) {
+          Bytes x[kRows][kFields];
+          for (int m = 0; m < kRows; ++m) {
+            for (int f = 0; f < kFields; ++f) {
+              x[m][f] = Isa::load_bytes(values[m] + group * kGroupValues + f * kGroupBytes + u * 64);
+            }
+          }
+          for (int i = 0; i < 4; ++i) {
             const uint8_t* from = values_[i] + group * kGroupBytes + u * 64;
             Bytes packed = kLast ? Isa::load_bytes(from, blocks * kBlockBytes - u * 64) : Isa::load_bytes(from);
-            Isa::prefetch(from + Isa::kPrefetch);
-            accumulate<kRows, 0>(packed, i, group * kGroupValues + u * 64, values, sums);
+            Isa::prefetch(from + ahead_);
+            accumulate<kRows, 0>(packed, i, x, sums);
           }
         }
         for (int m = 0; m < kRows; ++m) {
-          products[m][v / kVectorsPerSum] = Isa::sum_in_lanes(sums[m][0], sums[m][1], sums[m][2], sums[m][3]);
+          products[m][v / kVectorsPerSum] =
+              kBits == 8 ? Isa::sum_in_lanes(sums[m][0], sums[m][1], sums[m][2], sums[m][3])
+                         : Isa::sum_small_in_lanes(sums[m][0], sums[m][1], sums[m][2], sums[m][3]);
         }
       }
     }
 
     template <int kRows, int kField>
-    static void accumulate(Bytes packed, int i, int64_t at, const int8_t* const* values, Ints (*sums)[4]) {
+    static void accumulate(Bytes packed, int i, const Bytes (*x)[kFields], Ints (*sums)[4]) {
       Bytes weights = Isa::template field<kBits, kField>(packed);
       for (int m = 0; m < kRows; ++m) {
-        Bytes x = Isa::load_bytes(values[m] + at + kField * kGroupBytes);
-        sums[m][i] = Isa::template dot<kBits>(sums[m][i], weights, x);
+        sums[m][i] = Isa::template dot<kBits>(sums[m][i], weights, x[m][kField]);
       }
-      if constexpr (kField + 1 < kFields) accumulate<kRows, kField + 1>(packed, i, at, values, sums);
+      if constexpr (kField + 1 < kFields) accumulate<kRows, kField + 1>(packed, i, x, sums);
     }
 
     // Makes one lane of each block, whichever lanes its bytes were in.
@@ -194,6 +208,8 @@ class MatMul {
     const Weights& w_;
     int64_t column_;
     int64_t count_;
+    int64_t ahead_;         // bytes of values to fetch ahead: the same place of later columns
+    int64_t scales_ahead_;  // and scales
     const uint8_t* values_[4];
     const float* scales_[4];
     const uint8_t* zero_points_[4];
