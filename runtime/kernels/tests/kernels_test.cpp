@@ -104,7 +104,7 @@ void test_matmul(const InstructionSet& set, WeightFormat format, std::mt19937& r
       error += std::pow(y[n] - exact(w, x.data(), n), 2);
       size += std::pow(exact(w, x.data(), n), 2);
     }
-    CHECK(error < 1e-4 * size);
+    CHECK(error < 1e-3 * size);  // int8 activations: about one part in 200
     for (int64_t rows : {1, 2, 3, 5, 31, 33}) {
       std::vector<float> fewer(rows * w.columns);
       const float* first = x.data() + (kRows - rows) * depth;
