@@ -18,8 +18,7 @@ constexpr const char* kDomain = "qtool.kernels";
 
 // Copies a message, cut to the room that there is.
 void copy_message(const std::string& message, char* out, size_t size) {
-  if (size == 0) return;
-  out[message.copy(out, size - 1)] = '\0';
+  if (size > 0) out[message.copy(out, size - 1)] = '\0';
 }
 
 }  // namespace
@@ -73,4 +72,12 @@ QTOOL_EXPORT int qtool_kernels_self_test(const char* name, char* message, size_t
   std::string failure = qtool::self_test(*found);
   copy_message(failure, message, size);
   return failure.empty() ? 0 : 2;
+}
+
+// Returns 1 if there are kernels for weights of that many bits in blocks of that size, else 0.
+QTOOL_EXPORT int qtool_kernels_takes_weights(int64_t bits, int64_t block_size) {
+  for (const qtool::WeightFormat& format : qtool::kWeightFormats) {
+    if (format.bits == bits && format.block_size == block_size) return 1;
+  }
+  return 0;
 }
