@@ -7,16 +7,24 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-import qtool_kernels
+import pytest
 from onnx import TensorProto, helper, numpy_helper
+
+qtool_kernels = pytest.importorskip("qtool_kernels", reason="qtool-kernels is not installed")
 
 OURS, THEIRS = "qtool.kernels", "com.microsoft"
 
 
-def session(node: Any, inputs: list[Any], outputs: list[Any], initializers: dict[str, Any], threads: int = 2) -> Any:
+def session(
+    node: Any, inputs: list[Any], outputs: list[Any], initializers: dict[str, Any], threads: int = 2
+) -> Any:
     """A session of a graph of one node."""
     graph = helper.make_graph(
-        [node], "one", inputs, outputs, [numpy_helper.from_array(value, name) for name, value in initializers.items()]
+        [node],
+        "one",
+        inputs,
+        outputs,
+        [numpy_helper.from_array(value, name) for name, value in initializers.items()],
     )
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid(node.domain, 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
@@ -25,7 +33,9 @@ def session(node: Any, inputs: list[Any], outputs: list[Any], initializers: dict
     options.log_severity_level = 4  # failures are what some tests ask for
     if node.domain == OURS:
         options.register_custom_ops_library(str(qtool_kernels.library_path()))
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
 
 
 @dataclass(frozen=True)
@@ -43,7 +53,15 @@ class Weights:
 
     @classmethod
     def random(
-        cls, columns: int, depth: int, bits: int, block_size: int, *, zero_points: bool, bias: bool, seed: int = 0
+        cls,
+        columns: int,
+        depth: int,
+        bits: int,
+        block_size: int,
+        *,
+        zero_points: bool,
+        bias: bool,
+        seed: int = 0,
     ) -> Weights:
         random = np.random.default_rng(seed)
         blocks = -(-depth // block_size)
@@ -54,7 +72,9 @@ class Weights:
             block_size,
             random.integers(0, 256, (columns, blocks, block_size * bits // 8), dtype=np.uint8),
             random.normal(0, 0.02, (columns, blocks)).astype(np.float32),
-            random.integers(0, 256, (columns, -(-blocks * bits // 8)), dtype=np.uint8) if zero_points else None,
+            random.integers(0, 256, (columns, -(-blocks * bits // 8)), dtype=np.uint8)
+            if zero_points
+            else None,
             random.normal(0, 1, columns).astype(np.float32) if bias else None,
         )
 
@@ -114,7 +134,7 @@ def _unpack(packed: np.ndarray[Any, Any], bits: int) -> np.ndarray[Any, np.dtype
 
 
 def attention(domain: str, heads: int, kv_heads: int, size: int, *, packed: bool = False, **more: Any) -> Any:
-    """GroupQueryAttention with rotation, as artifacts have it; inputs q, k, v, past_key, past_value, lengths, total."""
+    """GroupQueryAttention with rotation, as artifacts have it. `names` are its inputs."""
     names = ["q", "" if packed else "k", "" if packed else "v", "past_key", "past_value", "lengths", "total"]
     node = helper.make_node(
         "GroupQueryAttention",
@@ -127,7 +147,11 @@ def attention(domain: str, heads: int, kv_heads: int, size: int, *, packed: bool
     angles = np.arange(512)[:, None] * np.exp(-np.arange(size // 2) / 8)
     return session(
         node,
-        [helper.make_tensor_value_info(name, types.get(name, TensorProto.FLOAT), None) for name in names if name],
+        [
+            helper.make_tensor_value_info(name, types.get(name, TensorProto.FLOAT), None)
+            for name in names
+            if name
+        ],
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("y", "key", "value")],
         {"cosine": np.cos(angles).astype(np.float32), "sine": np.sin(angles).astype(np.float32)},
     )

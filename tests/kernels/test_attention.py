@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+
 from kernels.nodes import OURS, THEIRS, attention
 
 HEADS, KV_HEADS, SIZE = 6, 2, 32
@@ -77,7 +78,9 @@ def test_the_cache_is_updated_in_place(instruction_set: str) -> None:
     feed = tokens(3, 10, 64)
     expected = inference.run(None, feed)
     binding = inference.io_binding()
-    shared = {name: onnxruntime.OrtValue.ortvalue_from_numpy(feed[f"past_{name}"]) for name in ("key", "value")}
+    shared = {
+        name: onnxruntime.OrtValue.ortvalue_from_numpy(feed[f"past_{name}"]) for name in ("key", "value")
+    }
     for name, value in feed.items():
         if not name.startswith("past_"):
             binding.bind_cpu_input(name, value)

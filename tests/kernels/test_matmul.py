@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from kernels.nodes import THEIRS, Weights
 
 FORMATS = [(2, 64), (2, 128), (4, 32), (4, 64), (4, 128), (8, 32), (8, 64), (8, 128)]
@@ -31,7 +32,9 @@ def test_same_bits_as_numpy(instruction_set: str, bits: int, block_size: int, ze
 def test_close_to_onnxruntime(instruction_set: str, bits: int, block_size: int) -> None:
     weights = Weights.random(64, 512, bits, block_size, zero_points=True, bias=False)
     x = rows(5, 512)
-    ours, theirs = (session.run(None, {"A": x})[0] for session in (weights.session(), weights.session(THEIRS)))
+    ours, theirs = (
+        session.run(None, {"A": x})[0] for session in (weights.session(), weights.session(THEIRS))
+    )
     np.testing.assert_allclose(ours, theirs, atol=2e-6 * np.abs(theirs).max())
 
 

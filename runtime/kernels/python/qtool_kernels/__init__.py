@@ -49,7 +49,7 @@ def library_path() -> Path:
 
 def instruction_sets() -> tuple[str, ...]:
     """Returns the instruction sets that this CPU and this build can run, best first, "portable" last."""
-    names = []
+    names: list[str] = []
     while name := _library().qtool_kernels_instruction_set(len(names)):
         names.append(name.decode())
     return tuple(names)
@@ -65,18 +65,6 @@ def select(name: str) -> None:
     """
     if _library().qtool_kernels_select(name.encode()) != 0:
         raise _unknown(name)
-
-
-def supports(operator: str, attributes: Mapping[str, int]) -> bool:
-    """Says whether a node of com.microsoft can be computed here instead.
-
-    Args:
-        operator: its type.
-        attributes: those of its attributes that are integers.
-    """
-    if operator != "MatMulNBits":
-        return False
-    return attributes.get("bits", 4) in (4, 8) and attributes.get("block_size") in (32, 64, 128)
 
 
 def self_test(name: str) -> None:
@@ -95,9 +83,13 @@ def self_test(name: str) -> None:
 
 
 def supports(operator: str, attributes: Mapping[str, int]) -> bool:
-    """Returns whether there is an operator of that name which takes such integer attributes.
+    """Returns whether a node of com.microsoft can be computed here instead.
 
-    Inputs are checked when a kernel is created: weights must be initializers, without `g_idx`.
+    What its inputs are is checked when its kernel is created: weights must be initializers, without `g_idx`.
+
+    Args:
+        operator: its type.
+        attributes: those of its attributes that are integers.
     """
     if operator == "MatMulNBits":
         bits, block_size = attributes.get("bits", 4), attributes.get("block_size", 0)
