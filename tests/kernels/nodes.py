@@ -30,6 +30,8 @@ def session(
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    # Small tasks, and many sessions: threads that spin would only be in each other's way.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4  # failures are what some tests ask for
     if node.domain == OURS:
         options.register_custom_ops_library(str(qtool_kernels.library_path()))

@@ -22,15 +22,15 @@ constexpr int64_t kMostQueryRows = 16;
 constexpr int64_t kHeadMultiple = 16;
 
 struct AttentionTask {
-  int64_t rows = 0;                      // at most kMostQueryRows
-  const float* queries = nullptr;        // (rows, head_size)
-  const int64_t* limits = nullptr;       // (rows): how many keys each row sees; never falling
-  const float* keys = nullptr;           // (limits[rows - 1], head_size)
-  const float* values = nullptr;         // likewise
+  int64_t rows = 0;                 // at most kMostQueryRows
+  const float* queries = nullptr;   // (rows, head_size)
+  const int64_t* limits = nullptr;  // (rows): how many keys each row sees; never falling
+  const float* keys = nullptr;      // (limits[rows - 1], head_size)
+  const float* values = nullptr;    // likewise
   int64_t head_size = 0;
   float scale = 1;
-  float* const* outputs = nullptr;       // (rows): head_size numbers each
-  float* scores = nullptr;               // room for rows * score_stride(limits[rows - 1])
+  float* const* outputs = nullptr;  // (rows): head_size numbers each
+  float* scores = nullptr;          // room for rows * score_stride(limits[rows - 1])
 };
 
 // Numbers between the scores of one row and those of the next.
@@ -41,8 +41,8 @@ struct AttentionKernels {
   void (*attend)(const AttentionTask& task);
 
   // Turns `head` by the angles of a position: the first half of `rotary_size` with the second. The rest stays.
-  void (*rotate)(const float* head, const float* cosine, const float* sine, int64_t rotary_size,
-                 int64_t head_size, float* out);
+  void (*rotate)(const float* head, const float* cosine, const float* sine, int64_t rotary_size, int64_t head_size,
+                 float* out);
 };
 
 }  // namespace qtool

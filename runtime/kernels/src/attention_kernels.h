@@ -36,8 +36,8 @@ class Attention {
     }
   }
 
-  static void rotate(const float* head, const float* cosine, const float* sine, int64_t rotary_size,
-                     int64_t head_size, float* out) {
+  static void rotate(const float* head, const float* cosine, const float* sine, int64_t rotary_size, int64_t head_size,
+                     float* out) {
     int64_t half = rotary_size / 2;
     for (int64_t i = 0; i < half; ++i) {
       float first = head[i], second = head[half + i];  // read before writing: `out` may be `head`

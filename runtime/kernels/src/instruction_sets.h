@@ -12,7 +12,7 @@ struct InstructionSet {
   const char* name;
   const MatMulKernels* matmul;  // in the order of kWeightFormats
   AttentionKernels attention;
-  bool (*supported)();          // by the processor and the operating system
+  bool (*supported)();  // by the processor and the operating system
 };
 
 // Those that can run here, best first. The last one is the portable one.

@@ -28,7 +28,8 @@ struct MultiplyAddBytes {
 }  // namespace
 
 const InstructionSet& avx2_instruction_set() {
-  static const InstructionSet set{"avx2", MatMulTable<Avx2<MultiplyAddBytes>>::kTable, Attention<Avx2<MultiplyAddBytes>>::kernels(),
+  static const InstructionSet set{"avx2", MatMulTable<Avx2<MultiplyAddBytes>>::kTable,
+                                  Attention<Avx2<MultiplyAddBytes>>::kernels(),
                                   [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }};
   return set;
 }

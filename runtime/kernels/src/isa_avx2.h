@@ -90,9 +90,7 @@ struct Avx2 {
 
   static Floats to_floats(Ints a) { return {_mm256_cvtepi32_ps(a.low), _mm256_cvtepi32_ps(a.high)}; }
   static Floats add(Floats a, Floats b) { return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)}; }
-  static Floats multiply(Floats a, Floats b) {
-    return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)};
-  }
+  static Floats multiply(Floats a, Floats b) { return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)}; }
 
   static Floats multiply_add(Floats sum, Floats a, Floats b) {
     return {_mm256_fmadd_ps(a.low, b.low, sum.low), _mm256_fmadd_ps(a.high, b.high, sum.high)};
@@ -130,9 +128,7 @@ struct Avx2 {
   static Ints sum_small_in_lanes(Ints a, Ints b, Ints c, Ints d) {
     return {sum_small(a.low, b.low, c.low, d.low), sum_small(a.high, b.high, c.high, d.high)};
   }
-  static Ints sum_lane_pairs(Ints a, Ints b) {
-    return {add_pairs(a.low, a.high), add_pairs(b.low, b.high)};
-  }
+  static Ints sum_lane_pairs(Ints a, Ints b) { return {add_pairs(a.low, a.high), add_pairs(b.low, b.high)}; }
   static Ints sum_lanes_of_each(Ints a, Ints b, Ints c, Ints d) {
     return {add_pairs(_mm256_add_epi32(a.low, a.high), _mm256_add_epi32(b.low, b.high)),
             add_pairs(_mm256_add_epi32(c.low, c.high), _mm256_add_epi32(d.low, d.high))};

@@ -209,7 +209,8 @@ bool supported() {
 }  // namespace
 
 const InstructionSet& avx512_vnni_instruction_set() {
-  static const InstructionSet set{"avx512-vnni", MatMulTable<Avx512Vnni>::kTable, Attention<Avx512Vnni>::kernels(), supported};
+  static const InstructionSet set{"avx512-vnni", MatMulTable<Avx512Vnni>::kTable, Attention<Avx512Vnni>::kernels(),
+                                  supported};
   return set;
 }
 

@@ -19,15 +19,16 @@ struct Vnni {
 
 bool supported() {
   unsigned a, b, c, d;
-  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") ||
-      !__get_cpuid_count(7, 1, &a, &b, &c, &d)) return false;
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !__get_cpuid_count(7, 1, &a, &b, &c, &d))
+    return false;
   return (a >> 4) & 1;  // AVX-VNNI; compilers of the age of GCC 12 do not know its name here
 }
 
 }  // namespace
 
 const InstructionSet& avx_vnni_instruction_set() {
-  static const InstructionSet set{"avx-vnni", MatMulTable<Avx2<Vnni>>::kTable, Attention<Avx2<Vnni>>::kernels(), supported};
+  static const InstructionSet set{"avx-vnni", MatMulTable<Avx2<Vnni>>::kTable, Attention<Avx2<Vnni>>::kernels(),
+                                  supported};
   return set;
 }
 

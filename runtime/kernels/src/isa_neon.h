@@ -118,32 +118,24 @@ struct Neon {
     return each<Ints>([&](int i) { return vcvtnq_s32_f32(a.at[i]); });
   }
   static Floats power_of_two(Ints a) {
-    return each<Floats>([&](int i) {
-      return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(a.at[i], vdupq_n_s32(127)), 23));
-    });
+    return each<Floats>(
+        [&](int i) { return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(a.at[i], vdupq_n_s32(127)), 23)); });
   }
   static Floats zero_if_less(Floats a, Floats x, float bound) {
-    return each<Floats>([&](int i) {
-      return vbslq_f32(vcltq_f32(x.at[i], vdupq_n_f32(bound)), vdupq_n_f32(0), a.at[i]);
-    });
+    return each<Floats>(
+        [&](int i) { return vbslq_f32(vcltq_f32(x.at[i], vdupq_n_f32(bound)), vdupq_n_f32(0), a.at[i]); });
   }
   static float largest(Floats a) {
     return vmaxvq_f32(vmaxq_f32(vmaxq_f32(a.at[0], a.at[1]), vmaxq_f32(a.at[2], a.at[3])));
   }
-  static float sum(Floats a) {
-    return vaddvq_f32(vaddq_f32(vaddq_f32(a.at[0], a.at[1]), vaddq_f32(a.at[2], a.at[3])));
-  }
+  static float sum(Floats a) { return vaddvq_f32(vaddq_f32(vaddq_f32(a.at[0], a.at[1]), vaddq_f32(a.at[2], a.at[3]))); }
 
   static Ints sum_in_lanes(Ints a, Ints b, Ints c, Ints d) {
-    return each<Ints>([&](int i) {
-      return vpaddq_s32(vpaddq_s32(a.at[i], b.at[i]), vpaddq_s32(c.at[i], d.at[i]));
-    });
+    return each<Ints>([&](int i) { return vpaddq_s32(vpaddq_s32(a.at[i], b.at[i]), vpaddq_s32(c.at[i], d.at[i])); });
   }
   static Ints sum_small_in_lanes(Ints a, Ints b, Ints c, Ints d) { return sum_in_lanes(a, b, c, d); }
   static Floats sum_in_lanes(Floats a, Floats b, Floats c, Floats d) {
-    return each<Floats>([&](int i) {
-      return vpaddq_f32(vpaddq_f32(a.at[i], b.at[i]), vpaddq_f32(c.at[i], d.at[i]));
-    });
+    return each<Floats>([&](int i) { return vpaddq_f32(vpaddq_f32(a.at[i], b.at[i]), vpaddq_f32(c.at[i], d.at[i])); });
   }
   static Ints sum_lane_pairs(Ints a, Ints b) {
     return {{vaddq_s32(a.at[0], a.at[1]), vaddq_s32(a.at[2], a.at[3]), vaddq_s32(b.at[0], b.at[1]),
@@ -218,9 +210,7 @@ struct Neon {
     return {{function(0), function(1), function(2), function(3)}};
   }
   static int32x4_t four(Ints a) { return vaddq_s32(vaddq_s32(a.at[0], a.at[1]), vaddq_s32(a.at[2], a.at[3])); }
-  static float32x4_t four(Floats a) {
-    return vaddq_f32(vaddq_f32(a.at[0], a.at[1]), vaddq_f32(a.at[2], a.at[3]));
-  }
+  static float32x4_t four(Floats a) { return vaddq_f32(vaddq_f32(a.at[0], a.at[1]), vaddq_f32(a.at[2], a.at[3])); }
 };
 
 // What the processor has, where the system tells: bits of getauxval on Linux.

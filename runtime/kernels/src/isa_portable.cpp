@@ -7,7 +7,8 @@
 namespace qtool {
 
 const InstructionSet& portable_instruction_set() {
-  static const InstructionSet set{"portable", MatMulTable<Portable>::kTable, Attention<Portable>::kernels(), [] { return true; }};
+  static const InstructionSet set{"portable", MatMulTable<Portable>::kTable, Attention<Portable>::kernels(),
+                                  [] { return true; }};
   return set;
 }
 

@@ -20,9 +20,9 @@ struct Portable {
     float at[16];
   };
 
-  static constexpr int kRows = 4;         // of x that share unpacked weights in `few_rows`
-  static constexpr int kTileRows = 4;     // likewise in `many_rows`
-  static constexpr int64_t kPrefetch = 0; // bytes ahead of those being read
+  static constexpr int kRows = 4;          // of x that share unpacked weights in `few_rows`
+  static constexpr int kTileRows = 4;      // likewise in `many_rows`
+  static constexpr int64_t kPrefetch = 0;  // bytes ahead of those being read
 
   static Ints zero_ints() { return {}; }
   static Floats zero_floats() { return {}; }
@@ -192,9 +192,8 @@ struct Portable {
   // Lane i holds the i-th zero point of each of four columns, as `stored_zero_point` has them.
   template <int kBits>
   static Ints unpack_zero_points(const uint32_t* packed) {
-    return map<Ints>([&](int i) {
-      return static_cast<int32_t>((packed[i % 4] >> (i / 4 * kBits)) & ((1u << kBits) - 1));
-    });
+    return map<Ints>(
+        [&](int i) { return static_cast<int32_t>((packed[i % 4] >> (i / 4 * kBits)) & ((1u << kBits) - 1)); });
   }
 
   // 16 vectors of 16 words each: word j of vector i becomes word i of vector j.

@@ -38,8 +38,8 @@ QTOOL_EXPORT OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const OrtA
     static OrtCustomOpDomain* domain = [&] {
       OrtCustomOpDomain* created = nullptr;
       api.call(qtool::ort::Slot::CreateCustomOpDomain, kDomain, &created);
-      for (const OrtCustomOp* op : {static_cast<const OrtCustomOp*>(&matmul_nbits),
-                                    static_cast<const OrtCustomOp*>(&group_query_attention)}) {
+      for (const OrtCustomOp* op :
+           {static_cast<const OrtCustomOp*>(&matmul_nbits), static_cast<const OrtCustomOp*>(&group_query_attention)}) {
         api.call(qtool::ort::Slot::CustomOpDomain_Add, created, op);
       }
       return created;

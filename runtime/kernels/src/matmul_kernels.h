@@ -22,7 +22,7 @@ class MatMul {
   static constexpr int64_t kBlockBytes = kBlockSize / kFields;
   static constexpr int64_t kGroupBytes = kGroup * kBlockBytes;
   static constexpr int64_t kGroupValues = kGroup * kBlockSize;
-  static constexpr int64_t kVectors = kGroupBytes / 64;       // of a group of one column
+  static constexpr int64_t kVectors = kGroupBytes / 64;             // of a group of one column
   static constexpr int64_t kVectorsPerSum = kVectors == 8 ? 2 : 1;  // whose lanes are the same blocks'
 
  public:
@@ -236,8 +236,8 @@ class MatMul {
       int64_t local = group - groups.begin;
       for (int64_t i = 0; i < 16; ++i) {
         int64_t column = first + i < columns.end ? first + i : columns.end - 1;
-        uint32_t packed = w.zero_points ? four_zero_points(w.zero_points + column * w.zero_point_bytes(), group, blocks)
-                                        : 0;
+        uint32_t packed =
+            w.zero_points ? four_zero_points(w.zero_points + column * w.zero_point_bytes(), group, blocks) : 0;
         for (int64_t j = 0; j < kGroup; ++j) {
           int64_t at = (local * kGroup + j) * kTileColumns + 16 * half + i;
           int zero_point = w.zero_points ? int((packed >> (j * kBits)) & ((1u << kBits) - 1)) : 1 << (kBits - 1);
@@ -269,8 +269,7 @@ class MatMul {
   }
 
   template <int kRows>
-  static void multiply_tile(const QuantizedRows& x, Range groups, int64_t row, int64_t local_row,
-                            TileBuffer& buffer) {
+  static void multiply_tile(const QuantizedRows& x, Range groups, int64_t row, int64_t local_row, TileBuffer& buffer) {
     constexpr int kHalves = kTileColumns / 16;
     for (int64_t phase = 0; phase < kGroup; ++phase) {
       Floats sums[kRows][kHalves];

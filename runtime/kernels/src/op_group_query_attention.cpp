@@ -69,9 +69,8 @@ void GroupQueryAttention::compute(OrtKernelContext* kernel_context) const {
   read_cache(context, problem);
   if (rotary_) read_rotation(context, problem);
   problem.scale = scale_ != 0.0f ? scale_ : 1.0f / std::sqrt(static_cast<float>(problem.head_size));
-  attend(kernels_, problem, [&](int64_t tasks, const std::function<void(int64_t)>& task) {
-    context.parallel_for(tasks, task);
-  });
+  attend(kernels_, problem,
+         [&](int64_t tasks, const std::function<void(int64_t)>& task) { context.parallel_for(tasks, task); });
 }
 
 // Queries, keys and values may be three tensors or lie in one, token by token.

@@ -39,8 +39,8 @@ void attend_rows(const AttentionKernels& kernels, const AttentionProblem& p, int
   int64_t group = p.heads / p.kv_heads, size = p.head_size, past = p.past[sequence];
   int64_t keys = past + (rows.end - 1) / group + 1;
   int64_t count = rows.size();
-  auto* memory = reinterpret_cast<float*>(
-      scratch.reserve(sizeof(float) * count * (score_stride(keys) + score_stride(size))));
+  auto* memory =
+      reinterpret_cast<float*>(scratch.reserve(sizeof(float) * count * (score_stride(keys) + score_stride(size))));
   float* queries = memory + count * score_stride(keys);
   int64_t limits[kMostQueryRows];
   float* outputs[kMostQueryRows];

@@ -24,7 +24,7 @@ struct AttentionProblem {
 
   Heads queries, keys, values;  // of the new tokens
 
-  const int64_t* past = nullptr;  // (sequences): tokens that each sequence has already
+  const int64_t* past = nullptr;     // (sequences): tokens that each sequence has already
   const float* past_keys = nullptr;  // (sequences, kv_heads, past_room, head_size)
   const float* past_values = nullptr;
   int64_t past_room = 0;

@@ -15,7 +15,7 @@ class Scratch {
   unsigned char* reserve(size_t size) {
     if (size > size_) {
       memory_.reset();  // first, so that the old memory can be used again
-      memory_.reset(static_cast<unsigned char*>(::operator new(size, std::align_val_t{kVectorBytes})));
+      memory_.reset(static_cast<unsigned char*>(::operator new (size, std::align_val_t{kVectorBytes})));
       size_ = size;
     }
     return memory_.get();
@@ -23,7 +23,7 @@ class Scratch {
 
  private:
   struct Free {
-    void operator()(unsigned char* memory) const { ::operator delete(memory, std::align_val_t{kVectorBytes}); }
+    void operator()(unsigned char* memory) const { ::operator delete (memory, std::align_val_t{kVectorBytes}); }
   };
   std::unique_ptr<unsigned char, Free> memory_;
   size_t size_ = 0;

@@ -59,8 +59,7 @@ struct Problem {
 
   std::vector<float> multiply(const InstructionSet& set, int64_t rows) const {
     std::vector<float> y(rows * weights.columns);
-    qtool::multiply(*find_matmul(set, weights.bits, weights.block_size), weights, x.data(), rows, y.data(),
-                    one_by_one);
+    qtool::multiply(*find_matmul(set, weights.bits, weights.block_size), weights, x.data(), rows, y.data(), one_by_one);
     return y;
   }
 };

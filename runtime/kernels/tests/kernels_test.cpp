@@ -21,12 +21,12 @@ using namespace qtool;
 
 namespace {
 
-#define CHECK(condition)                                                     \
-  do {                                                                       \
-    if (!(condition)) {                                                      \
+#define CHECK(condition)                                                        \
+  do {                                                                          \
+    if (!(condition)) {                                                         \
       std::printf("%s:%d: %s does not hold\n", __FILE__, __LINE__, #condition); \
-      std::exit(1);                                                          \
-    }                                                                        \
+      std::exit(1);                                                             \
+    }                                                                           \
   } while (false)
 
 // Tasks on a number of threads, in whatever order they come to them.
@@ -175,8 +175,7 @@ void test_attention(const InstructionSet& set, int64_t size, std::mt19937& rando
         cache.keys[i] = cache.values[i] = std::numeric_limits<float>::quiet_NaN();
       }
       Attended last = attend_last(set, size, length, tokens, cache, queries, keys);
-      CHECK(same_bits(last.output.data(), whole.output.data() + (length - tokens) * kHeads * size,
-                      last.output.size()));
+      CHECK(same_bits(last.output.data(), whole.output.data() + (length - tokens) * kHeads * size, last.output.size()));
     }
   }
 }
