@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-import qtool_kernels
 from measure import argument_parser, finish, paired_ratio, say
 from onnx import TensorProto, helper, numpy_helper
 
+import qtool_kernels
 from qtool.bench.bandwidth import read_bandwidth
 
 OURS, THEIRS = "qtool.kernels", "com.microsoft"
@@ -142,7 +142,9 @@ def session(domain: str, shape: tuple[int, int], weight_format: tuple[int, int],
     if domain == OURS:
         options.register_custom_ops_library(str(qtool_kernels.library_path()))
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
 
 
 if __name__ == "__main__":
