@@ -16,11 +16,11 @@ struct CustomOp : OrtCustomOp {
     GetExecutionProviderType = [](const OrtCustomOp*) -> const char* { return "CPUExecutionProvider"; };
     GetInputTypeCount = [](const OrtCustomOp*) { return Op::kInputs; };
     GetInputType = [](const OrtCustomOp*, size_t index) { return Op::input_type(index); };
-    GetInputCharacteristic = [](const OrtCustomOp*, size_t index) { return index < Op::kRequired ? 0 : 1; };
+    GetInputCharacteristic = [](const OrtCustomOp*, size_t index) { return Op::input_required(index) ? 0 : 1; };
     GetInputMemoryType = [](const OrtCustomOp*, size_t) { return 0; };
     GetOutputTypeCount = [](const OrtCustomOp*) { return Op::kOutputs; };
     GetOutputType = [](const OrtCustomOp*, size_t) { return ort::kFloat; };
-    GetOutputCharacteristic = [](const OrtCustomOp*, size_t index) { return index == 0 ? 0 : 1; };
+    GetOutputCharacteristic = [](const OrtCustomOp*, size_t) { return 0; };
     GetStartVersion = [](const OrtCustomOp*) { return 1; };
     GetEndVersion = [](const OrtCustomOp*) { return INT_MAX; };
     CreateKernelV2 = create;

@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "attention.h"
 #include "matmul.h"
 
 namespace qtool {
@@ -10,7 +11,8 @@ namespace qtool {
 struct InstructionSet {
   const char* name;
   const MatMulKernels* matmul;  // in the order of kWeightFormats
-  bool (*supported)();          // by the processor and the operating system
+  AttentionKernels attention;
+  bool (*supported)();  // by the processor and the operating system
 };
 
 // Those that can run here, best first. The last one is the portable one.

@@ -17,14 +17,11 @@ const InstructionSet& i8mm_instruction_set();
 inline std::vector<const InstructionSet*> compiled_instruction_sets() {
   return {
 #if defined(QTOOL_X86)
-      &avx512_vnni_instruction_set(),
-      &avx_vnni_instruction_set(),
-      &avx2_instruction_set(),
+    &avx512_vnni_instruction_set(), &avx_vnni_instruction_set(), &avx2_instruction_set(),
 #elif defined(QTOOL_ARM64)
-      &i8mm_instruction_set(),
-      &dotprod_instruction_set(),
+    &i8mm_instruction_set(), &dotprod_instruction_set(),
 #endif
-      &portable_instruction_set(),
+        &portable_instruction_set(),
   };
 }
 

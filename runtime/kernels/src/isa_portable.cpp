@@ -1,12 +1,14 @@
 #include "isa_portable.h"
 
+#include "attention_kernels.h"
 #include "isa.h"
 #include "matmul_kernels.h"
 
 namespace qtool {
 
 const InstructionSet& portable_instruction_set() {
-  static const InstructionSet set{"portable", MatMulTable<Portable>::kTable, [] { return true; }};
+  static const InstructionSet set{"portable", MatMulTable<Portable>::kTable, Attention<Portable>::kernels(),
+                                  [] { return true; }};
   return set;
 }
 

@@ -20,9 +20,9 @@ struct Portable {
     float at[16];
   };
 
-  static constexpr int kRows = 4;         // of x that share unpacked weights in `few_rows`
-  static constexpr int kTileRows = 4;     // likewise in `many_rows`
-  static constexpr int64_t kPrefetch = 0; // bytes ahead of those being read
+  static constexpr int kRows = 4;          // of x that share unpacked weights in `few_rows`
+  static constexpr int kTileRows = 4;      // likewise in `many_rows`
+  static constexpr int64_t kPrefetch = 0;  // bytes ahead of those being read
 
   static Ints zero_ints() { return {}; }
   static Floats zero_floats() { return {}; }
@@ -106,14 +106,58 @@ struct Portable {
     return map<Floats>([&](int i) { return a.at[i] * b.at[i]; });
   }
 
-  // Lane by lane: the sum of a's four numbers, of b's, of c's, of d's.
-  static Ints sum_in_lanes(Ints a, Ints b, Ints c, Ints d) {
-    const Ints* of[] = {&a, &b, &c, &d};
+  // sum + a * b, rounded once or twice
+  static Floats multiply_add(Floats sum, Floats a, Floats b) { return add(sum, multiply(a, b)); }
+  static Floats maximum(Floats a, Floats b) {
+    return map<Floats>([&](int i) { return a.at[i] > b.at[i] ? a.at[i] : b.at[i]; });
+  }
+
+  // To the nearest integer; anything for numbers that do not fit.
+  static Ints round(Floats a) {
     return map<Ints>([&](int i) {
-      const int32_t* lane = of[i % 4]->at + i / 4 * 4;
+      bool fits = a.at[i] > -1e9f && a.at[i] < 1e9f;
+      return fits ? static_cast<int32_t>(std::nearbyintf(a.at[i])) : 0;
+    });
+  }
+
+  // 2^a for a from -126 to 127, anything for others
+  static Floats power_of_two(Ints a) {
+    return map<Floats>([&](int i) {
+      uint32_t bits = (static_cast<uint32_t>(a.at[i]) + 127) << 23;
+      float result;
+      std::memcpy(&result, &bits, 4);
+      return result;
+    });
+  }
+
+  // 0 where x is less than the bound, else a
+  static Floats zero_if_less(Floats a, Floats x, float bound) {
+    return map<Floats>([&](int i) { return x.at[i] < bound ? 0.0f : a.at[i]; });
+  }
+
+  static float largest(Floats a) {
+    float result = a.at[0];
+    for (float value : a.at) result = value > result ? value : result;
+    return result;
+  }
+  static float sum(Floats a) {
+    float result = 0;
+    for (float value : a.at) result += value;
+    return result;
+  }
+
+  // Lane by lane: the sum of a's four numbers, of b's, of c's, of d's.
+  template <typename Vector>
+  static Vector sum_in_lanes(Vector a, Vector b, Vector c, Vector d) {
+    const Vector* of[] = {&a, &b, &c, &d};
+    return map<Vector>([&](int i) {
+      const auto* lane = of[i % 4]->at + i / 4 * 4;
       return lane[0] + lane[1] + lane[2] + lane[3];
     });
   }
+
+  // The same for numbers whose sums by two fit 16 bits, as those of weights with fewer than 8 bits do.
+  static Ints sum_small_in_lanes(Ints a, Ints b, Ints c, Ints d) { return sum_in_lanes(a, b, c, d); }
 
   // Lanes a0 + a1, a2 + a3, b0 + b1, b2 + b3
   static Ints sum_lane_pairs(Ints a, Ints b) {
@@ -125,10 +169,11 @@ struct Portable {
   }
 
   // Lanes a0 + a1 + a2 + a3, b0 + ..., c0 + ..., d0 + ...
-  static Ints sum_lanes_of_each(Ints a, Ints b, Ints c, Ints d) {
-    const Ints* of[] = {&a, &b, &c, &d};
-    return map<Ints>([&](int i) {
-      const int32_t* at = of[i / 4]->at + i % 4;
+  template <typename Vector>
+  static Vector sum_lanes_of_each(Vector a, Vector b, Vector c, Vector d) {
+    const Vector* of[] = {&a, &b, &c, &d};
+    return map<Vector>([&](int i) {
+      const auto* at = of[i / 4]->at + i % 4;
       return at[0] + at[4] + at[8] + at[12];
     });
   }
@@ -147,9 +192,8 @@ struct Portable {
   // Lane i holds the i-th zero point of each of four columns, as `stored_zero_point` has them.
   template <int kBits>
   static Ints unpack_zero_points(const uint32_t* packed) {
-    return map<Ints>([&](int i) {
-      return static_cast<int32_t>((packed[i % 4] >> (i / 4 * kBits)) & ((1u << kBits) - 1));
-    });
+    return map<Ints>(
+        [&](int i) { return static_cast<int32_t>((packed[i % 4] >> (i / 4 * kBits)) & ((1u << kBits) - 1)); });
   }
 
   // 16 vectors of 16 words each: word j of vector i becomes word i of vector j.

@@ -2,6 +2,7 @@
 
 #include "custom_op.h"
 #include "instruction_sets.h"
+#include "op_group_query_attention.h"
 #include "op_matmul_nbits.h"
 #include "self_test.h"
 
@@ -17,8 +18,7 @@ constexpr const char* kDomain = "qtool.kernels";
 
 // Copies a message, cut to the room that there is.
 void copy_message(const std::string& message, char* out, size_t size) {
-  if (size == 0) return;
-  out[message.copy(out, size - 1)] = '\0';
+  if (size > 0) out[message.copy(out, size - 1)] = '\0';
 }
 
 }  // namespace
@@ -27,6 +27,7 @@ void copy_message(const std::string& message, char* out, size_t size) {
 // Runtime never releases a domain that a library has registered.
 QTOOL_EXPORT OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
   static const qtool::CustomOp<qtool::MatMulNBits> matmul_nbits;
+  static const qtool::CustomOp<qtool::GroupQueryAttention> group_query_attention;
   const OrtApi* table = base->GetApi(qtool::ort::kApiVersion);
   if (table == nullptr) {
     // Every version has the first function, which is all that an error needs.
@@ -37,7 +38,10 @@ QTOOL_EXPORT OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const OrtA
     static OrtCustomOpDomain* domain = [&] {
       OrtCustomOpDomain* created = nullptr;
       api.call(qtool::ort::Slot::CreateCustomOpDomain, kDomain, &created);
-      api.call(qtool::ort::Slot::CustomOpDomain_Add, created, static_cast<const OrtCustomOp*>(&matmul_nbits));
+      for (const OrtCustomOp* op :
+           {static_cast<const OrtCustomOp*>(&matmul_nbits), static_cast<const OrtCustomOp*>(&group_query_attention)}) {
+        api.call(qtool::ort::Slot::CustomOpDomain_Add, created, op);
+      }
       return created;
     }();
     api.call(qtool::ort::Slot::AddCustomOpDomain, options, domain);
@@ -68,4 +72,12 @@ QTOOL_EXPORT int qtool_kernels_self_test(const char* name, char* message, size_t
   std::string failure = qtool::self_test(*found);
   copy_message(failure, message, size);
   return failure.empty() ? 0 : 2;
+}
+
+// Returns 1 if there are kernels for weights of that many bits in blocks of that size, else 0.
+QTOOL_EXPORT int qtool_kernels_takes_weights(int64_t bits, int64_t block_size) {
+  for (const qtool::WeightFormat& format : qtool::kWeightFormats) {
+    if (format.bits == bits && format.block_size == block_size) return 1;
+  }
+  return 0;
 }

@@ -95,8 +95,7 @@ struct MatMulKernels {
   void (*few_rows)(const Weights& w, const QuantizedRows& x, Range columns, Output y);
 
   // At most kTileRows rows with at most kTileColumns columns, of weights that are unpacked once.
-  void (*many_rows)(const Weights& w, const QuantizedRows& x, Range rows, Range columns, Output y,
-                    TileBuffer& buffer);
+  void (*many_rows)(const Weights& w, const QuantizedRows& x, Range rows, Range columns, Output y, TileBuffer& buffer);
 };
 
 // Widths and block sizes that there are kernels for, in the order of `InstructionSet::matmul`.
@@ -104,8 +103,7 @@ struct WeightFormat {
   int bits;
   int block_size;
 };
-constexpr WeightFormat kWeightFormats[] = {{2, 64}, {2, 128}, {4, 32},  {4, 64},
-                                           {4, 128}, {8, 32}, {8, 64}, {8, 128}};
+constexpr WeightFormat kWeightFormats[] = {{2, 64}, {2, 128}, {4, 32}, {4, 64}, {4, 128}, {8, 32}, {8, 64}, {8, 128}};
 constexpr int kWeightFormatCount = 8;
 
 }  // namespace qtool

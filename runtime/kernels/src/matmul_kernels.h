@@ -22,7 +22,7 @@ class MatMul {
   static constexpr int64_t kBlockBytes = kBlockSize / kFields;
   static constexpr int64_t kGroupBytes = kGroup * kBlockBytes;
   static constexpr int64_t kGroupValues = kGroup * kBlockSize;
-  static constexpr int64_t kVectors = kGroupBytes / 64;       // of a group of one column
+  static constexpr int64_t kVectors = kGroupBytes / 64;             // of a group of one column
   static constexpr int64_t kVectorsPerSum = kVectors == 8 ? 2 : 1;  // whose lanes are the same blocks'
 
  public:
@@ -50,7 +50,14 @@ class MatMul {
       int64_t count = columns.end - column < 4 ? columns.end - column : 4;
       FourColumns four(w, column, count);
       int64_t row = 0;
+      if constexpr (Isa::kRows == 4) {
+        // A token and four drafts are faster together than as 4 and 1, though not all registers suffice.
+        for (; x.rows - row == 5; row += 5) four.template multiply<5>(x, row, y);
+      }
       for (; row + Isa::kRows <= x.rows; row += Isa::kRows) four.template multiply<Isa::kRows>(x, row, y);
+      if constexpr (Isa::kRows > 2) {
+        for (; row + 2 <= x.rows; row += 2) four.template multiply<2>(x, row, y);
+      }
       for (; row < x.rows; ++row) four.template multiply<1>(x, row, y);
     }
   }
@@ -91,6 +98,8 @@ class MatMul {
   class FourColumns {
    public:
     FourColumns(const Weights& w, int64_t column, int64_t count) : w_(w), column_(column), count_(count) {
+      ahead_ = (Isa::kPrefetch + 4 * w.column_bytes() - 1) / (4 * w.column_bytes()) * 4 * w.column_bytes();
+      scales_ahead_ = ahead_ / w.block_bytes();
       for (int64_t i = 0; i < 4; ++i) {
         int64_t n = column + (i < count ? i : count - 1);
         values_[i] = w.values + n * w.column_bytes();
@@ -126,6 +135,8 @@ class MatMul {
       Ints products[kRows][kVectors / kVectorsPerSum];
       multiply_group<kRows, kLast>(group, blocks, values, products);
       Ints zero_points = group_zero_points<kLast>(group, blocks);
+      // Four groups of scales share 64 bytes: one column's are fetched at a time.
+      Isa::prefetch(scales_[group % 4] + group * kGroup + scales_ahead_);
       Floats scales = Isa::transpose_scales(scales_[0] + group * kGroup, scales_[1] + group * kGroup,
                                             scales_[2] + group * kGroup, scales_[3] + group * kGroup, blocks);
       for (int m = 0; m < kRows; ++m) {
@@ -146,28 +157,35 @@ class MatMul {
         for (int m = 0; m < kRows; ++m) {
           for (int i = 0; i < 4; ++i) sums[m][i] = Isa::zero_ints();
         }
-        for (int i = 0; i < 4; ++i) {
-          for (int64_t u = v; u < v + kVectorsPerSum; ++u) {
+        for (int64_t u = v; u < v + kVectorsPerSum; ++u) {
+          Bytes x[kRows][kFields];
+          for (int m = 0; m < kRows; ++m) {
+            for (int f = 0; f < kFields; ++f) {
+              x[m][f] = Isa::load_bytes(values[m] + group * kGroupValues + f * kGroupBytes + u * 64);
+            }
+          }
+          for (int i = 0; i < 4; ++i) {
             const uint8_t* from = values_[i] + group * kGroupBytes + u * 64;
             Bytes packed = kLast ? Isa::load_bytes(from, blocks * kBlockBytes - u * 64) : Isa::load_bytes(from);
-            Isa::prefetch(from + Isa::kPrefetch);
-            accumulate<kRows, 0>(packed, i, group * kGroupValues + u * 64, values, sums);
+            Isa::prefetch(from + ahead_);
+            accumulate<kRows, 0>(packed, i, x, sums);
           }
         }
         for (int m = 0; m < kRows; ++m) {
-          products[m][v / kVectorsPerSum] = Isa::sum_in_lanes(sums[m][0], sums[m][1], sums[m][2], sums[m][3]);
+          products[m][v / kVectorsPerSum] =
+              kBits == 8 ? Isa::sum_in_lanes(sums[m][0], sums[m][1], sums[m][2], sums[m][3])
+                         : Isa::sum_small_in_lanes(sums[m][0], sums[m][1], sums[m][2], sums[m][3]);
         }
       }
     }
 
     template <int kRows, int kField>
-    static void accumulate(Bytes packed, int i, int64_t at, const int8_t* const* values, Ints (*sums)[4]) {
+    static void accumulate(Bytes packed, int i, const Bytes (*x)[kFields], Ints (*sums)[4]) {
       Bytes weights = Isa::template field<kBits, kField>(packed);
       for (int m = 0; m < kRows; ++m) {
-        Bytes x = Isa::load_bytes(values[m] + at + kField * kGroupBytes);
-        sums[m][i] = Isa::template dot<kBits>(sums[m][i], weights, x);
+        sums[m][i] = Isa::template dot<kBits>(sums[m][i], weights, x[m][kField]);
       }
-      if constexpr (kField + 1 < kFields) accumulate<kRows, kField + 1>(packed, i, at, values, sums);
+      if constexpr (kField + 1 < kFields) accumulate<kRows, kField + 1>(packed, i, x, sums);
     }
 
     // Makes one lane of each block, whichever lanes its bytes were in.
@@ -194,6 +212,8 @@ class MatMul {
     const Weights& w_;
     int64_t column_;
     int64_t count_;
+    int64_t ahead_;         // bytes of values to fetch ahead: the same place of later columns
+    int64_t scales_ahead_;  // and scales
     const uint8_t* values_[4];
     const float* scales_[4];
     const uint8_t* zero_points_[4];
@@ -220,8 +240,8 @@ class MatMul {
       int64_t local = group - groups.begin;
       for (int64_t i = 0; i < 16; ++i) {
         int64_t column = first + i < columns.end ? first + i : columns.end - 1;
-        uint32_t packed = w.zero_points ? four_zero_points(w.zero_points + column * w.zero_point_bytes(), group, blocks)
-                                        : 0;
+        uint32_t packed =
+            w.zero_points ? four_zero_points(w.zero_points + column * w.zero_point_bytes(), group, blocks) : 0;
         for (int64_t j = 0; j < kGroup; ++j) {
           int64_t at = (local * kGroup + j) * kTileColumns + 16 * half + i;
           int zero_point = w.zero_points ? int((packed >> (j * kBits)) & ((1u << kBits) - 1)) : 1 << (kBits - 1);
@@ -253,8 +273,7 @@ class MatMul {
   }
 
   template <int kRows>
-  static void multiply_tile(const QuantizedRows& x, Range groups, int64_t row, int64_t local_row,
-                            TileBuffer& buffer) {
+  static void multiply_tile(const QuantizedRows& x, Range groups, int64_t row, int64_t local_row, TileBuffer& buffer) {
     constexpr int kHalves = kTileColumns / 16;
     for (int64_t phase = 0; phase < kGroup; ++phase) {
       Floats sums[kRows][kHalves];

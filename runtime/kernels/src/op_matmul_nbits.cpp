@@ -48,15 +48,15 @@ MatMulNBits::MatMulNBits(const ort::Api& api, const OrtKernelInfo* info) : api_(
   kernels_ = find_kernels(w);
   constexpr int64_t kMost = int64_t{1} << 24;
   if (w.depth < 1 || w.columns < 1 || w.depth > kMost || w.columns > kMost) {
-    throw ort::Error("K is " + std::to_string(w.depth) + " and N " + std::to_string(w.columns) +
-                     "; valid: 1 to " + std::to_string(kMost));
+    throw ort::Error("K is " + std::to_string(w.depth) + " and N " + std::to_string(w.columns) + "; valid: 1 to " +
+                     std::to_string(kMost));
   }
   w.blocks = (w.depth + w.block_size - 1) / w.block_size;
   if (api.constant(info, kGroupIndex)) throw ort::Error("g_idx is given; valid: weights in the order of K");
   w.values = constant<uint8_t>(api, info, kB, "B", ort::kUint8, w.columns * w.column_bytes(), true);
   w.scales = constant<float>(api, info, kScales, "scales", ort::kFloat, w.columns * w.blocks, true);
-  w.zero_points = constant<uint8_t>(api, info, kZeroPoints, "zero_points", ort::kUint8,
-                                    w.columns * w.zero_point_bytes(), false);
+  w.zero_points =
+      constant<uint8_t>(api, info, kZeroPoints, "zero_points", ort::kUint8, w.columns * w.zero_point_bytes(), false);
   w.bias = constant<float>(api, info, kBias, "bias", ort::kFloat, w.columns, false);
 }
 

@@ -14,10 +14,10 @@ class MatMulNBits {
  public:
   static constexpr const char* kName = "MatMulNBits";
   static constexpr size_t kInputs = 6;  // A, B, scales, zero_points, g_idx, bias
-  static constexpr size_t kRequired = 3;
   static constexpr size_t kOutputs = 1;
 
   static int input_type(size_t index);
+  static bool input_required(size_t index) { return index < 3; }
 
   // Throws ort::Error if the node is not one that the kernels take.
   MatMulNBits(const ort::Api& api, const OrtKernelInfo* info);

@@ -33,8 +33,8 @@ Tensor Api::tensor(const OrtValue* value) const {
 
 int64_t Api::attribute(const OrtKernelInfo* info, const char* name, int64_t otherwise) const {
   int64_t value = 0;
-  auto* status = function<OrtStatus*(const OrtKernelInfo*, const char*, int64_t*)>(
-      Slot::KernelInfoGetAttribute_int64)(info, name, &value);
+  auto* status = function<OrtStatus*(const OrtKernelInfo*, const char*, int64_t*)>(Slot::KernelInfoGetAttribute_int64)(
+      info, name, &value);
   if (status == nullptr) return value;
   function<void(OrtStatus*)>(Slot::ReleaseStatus)(status);
   return otherwise;
@@ -42,8 +42,8 @@ int64_t Api::attribute(const OrtKernelInfo* info, const char* name, int64_t othe
 
 float Api::attribute(const OrtKernelInfo* info, const char* name, float otherwise) const {
   float value = 0;
-  auto* status = function<OrtStatus*(const OrtKernelInfo*, const char*, float*)>(
-      Slot::KernelInfoGetAttribute_float)(info, name, &value);
+  auto* status = function<OrtStatus*(const OrtKernelInfo*, const char*, float*)>(Slot::KernelInfoGetAttribute_float)(
+      info, name, &value);
   if (status == nullptr) return value;
   function<void(OrtStatus*)>(Slot::ReleaseStatus)(status);
   return otherwise;

@@ -72,29 +72,29 @@ constexpr uint32_t kApiVersion = 23;
 
 // Places in `struct OrtApi`, with the arguments of the function there.
 enum class Slot : size_t {
-  CreateStatus = 0,                        // (code, message) -> OrtStatus*
-  GetErrorMessage = 2,                     // (const OrtStatus*) -> const char*
-  CreateCustomOpDomain = 26,               // (name, OrtCustomOpDomain** out)
-  CustomOpDomain_Add = 27,                 // (OrtCustomOpDomain*, const OrtCustomOp*)
-  AddCustomOpDomain = 28,                  // (OrtSessionOptions*, OrtCustomOpDomain*)
-  GetTensorMutableData = 51,               // (OrtValue*, void** out)
-  GetTensorElementType = 60,               // (const OrtTensorTypeAndShapeInfo*, int* out)
-  GetDimensionsCount = 61,                 // (const OrtTensorTypeAndShapeInfo*, size_t* out)
-  GetDimensions = 62,                      // (const OrtTensorTypeAndShapeInfo*, int64_t* out, count)
-  GetTensorTypeAndShape = 65,              // (const OrtValue*, OrtTensorTypeAndShapeInfo** out)
-  KernelInfoGetAttribute_float = 85,       // (const OrtKernelInfo*, name, float* out)
-  KernelInfoGetAttribute_int64 = 86,       // (const OrtKernelInfo*, name, int64_t* out)
-  KernelContext_GetInputCount = 88,        // (const OrtKernelContext*, size_t* out)
-  KernelContext_GetOutputCount = 89,       // (const OrtKernelContext*, size_t* out)
-  KernelContext_GetInput = 90,             // (const OrtKernelContext*, index, const OrtValue** out)
-  KernelContext_GetOutput = 91,            // (OrtKernelContext*, index, dims, count, OrtValue** out)
-  ReleaseStatus = 93,                      // (OrtStatus*)
-  ReleaseTensorTypeAndShapeInfo = 99,      // (OrtTensorTypeAndShapeInfo*)
-  ReleaseCustomOpDomain = 101,             // (OrtCustomOpDomain*)
-  KernelInfo_GetInputCount = 230,          // (const OrtKernelInfo*, size_t* out), since API version 14
-  KernelInfo_GetInputName = 232,           // (info, index, char* out, size_t* size), since API version 14
-  KernelInfoGetConstantInput_tensor = 249, // (info, index, int* is_constant, const OrtValue** out), since 15
-  KernelContext_ParallelFor = 274,         // (context, fn(void*, size_t), total, batches, user_data), since 17
+  CreateStatus = 0,                         // (code, message) -> OrtStatus*
+  GetErrorMessage = 2,                      // (const OrtStatus*) -> const char*
+  CreateCustomOpDomain = 26,                // (name, OrtCustomOpDomain** out)
+  CustomOpDomain_Add = 27,                  // (OrtCustomOpDomain*, const OrtCustomOp*)
+  AddCustomOpDomain = 28,                   // (OrtSessionOptions*, OrtCustomOpDomain*)
+  GetTensorMutableData = 51,                // (OrtValue*, void** out)
+  GetTensorElementType = 60,                // (const OrtTensorTypeAndShapeInfo*, int* out)
+  GetDimensionsCount = 61,                  // (const OrtTensorTypeAndShapeInfo*, size_t* out)
+  GetDimensions = 62,                       // (const OrtTensorTypeAndShapeInfo*, int64_t* out, count)
+  GetTensorTypeAndShape = 65,               // (const OrtValue*, OrtTensorTypeAndShapeInfo** out)
+  KernelInfoGetAttribute_float = 85,        // (const OrtKernelInfo*, name, float* out)
+  KernelInfoGetAttribute_int64 = 86,        // (const OrtKernelInfo*, name, int64_t* out)
+  KernelContext_GetInputCount = 88,         // (const OrtKernelContext*, size_t* out)
+  KernelContext_GetOutputCount = 89,        // (const OrtKernelContext*, size_t* out)
+  KernelContext_GetInput = 90,              // (const OrtKernelContext*, index, const OrtValue** out)
+  KernelContext_GetOutput = 91,             // (OrtKernelContext*, index, dims, count, OrtValue** out)
+  ReleaseStatus = 93,                       // (OrtStatus*)
+  ReleaseTensorTypeAndShapeInfo = 99,       // (OrtTensorTypeAndShapeInfo*)
+  ReleaseCustomOpDomain = 101,              // (OrtCustomOpDomain*)
+  KernelInfo_GetInputCount = 230,           // (const OrtKernelInfo*, size_t* out), since API version 14
+  KernelInfo_GetInputName = 232,            // (info, index, char* out, size_t* size), since API version 14
+  KernelInfoGetConstantInput_tensor = 249,  // (info, index, int* is_constant, const OrtValue** out), since 15
+  KernelContext_ParallelFor = 274,          // (context, fn(void*, size_t), total, batches, user_data), since 17
 };
 
 // ONNXTensorElementDataType and OrtErrorCode

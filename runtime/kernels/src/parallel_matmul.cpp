@@ -2,7 +2,8 @@
 
 #include <algorithm>
 #include <memory>
-#include <new>
+
+#include "scratch.h"
 
 namespace qtool {
 namespace {
@@ -14,25 +15,6 @@ constexpr int64_t kManyRows = 32;
 constexpr int64_t kTaskBytes = 64 << 10;
 
 constexpr size_t round_up(size_t size) { return (size + kVectorBytes - 1) / kVectorBytes * kVectorBytes; }
-
-// Memory of a thread that grows and stays: allocating for every product would take longer than quantizing.
-class Scratch {
- public:
-  unsigned char* reserve(size_t size) {
-    if (size > size_) {
-      memory_.reset(static_cast<unsigned char*>(::operator new(size, std::align_val_t{kVectorBytes})));
-      size_ = size;
-    }
-    return memory_.get();
-  }
-
- private:
-  struct Free {
-    void operator()(unsigned char* memory) const { ::operator delete(memory, std::align_val_t{kVectorBytes}); }
-  };
-  std::unique_ptr<unsigned char, Free> memory_;
-  size_t size_ = 0;
-};
 
 QuantizedRows reserve_rows(Scratch& scratch, const Weights& w, int64_t rows) {
   QuantizedRows result;
@@ -47,8 +29,6 @@ QuantizedRows reserve_rows(Scratch& scratch, const Weights& w, int64_t rows) {
   result.negative_sums = reinterpret_cast<int32_t*>(memory + values + blocks);
   return result;
 }
-
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 void multiply_few(const MatMulKernels& kernels, const Weights& w, const QuantizedRows& x, Output y,
                   const ParallelFor& parallel_for) {

@@ -1,10 +1,11 @@
 #include "self_test.h"
 
+#include <cmath>
 #include <cstring>
-#include <limits>
 #include <vector>
 
 #include "isa.h"
+#include "parallel_attention.h"
 #include "parallel_matmul.h"
 
 namespace qtool {
@@ -22,6 +23,10 @@ class Random {
  private:
   uint64_t state_ = 1;
 };
+
+void one_by_one(int64_t tasks, const std::function<void(int64_t)>& task) {
+  for (int64_t i = 0; i < tasks; ++i) task(i);
+}
 
 struct Problem {
   Weights weights;
@@ -54,10 +59,7 @@ struct Problem {
 
   std::vector<float> multiply(const InstructionSet& set, int64_t rows) const {
     std::vector<float> y(rows * weights.columns);
-    qtool::multiply(*find_matmul(set, weights.bits, weights.block_size), weights, x.data(), rows, y.data(),
-                    [](int64_t tasks, const std::function<void(int64_t)>& task) {
-                      for (int64_t i = 0; i < tasks; ++i) task(i);
-                    });
+    qtool::multiply(*find_matmul(set, weights.bits, weights.block_size), weights, x.data(), rows, y.data(), one_by_one);
     return y;
   }
 };
@@ -80,13 +82,58 @@ std::string test_matmul(const InstructionSet& set, WeightFormat format) {
   return {};
 }
 
+// Three sequences of five new tokens behind 29 cached ones, and a first head that is not a multiple of others.
+std::vector<float> attend(const InstructionSet& set) {
+  constexpr int64_t kSequences = 3, kTokens = 5, kHeads = 6, kKvHeads = 2, kSize = 80, kPast = 29, kRoom = 40;
+  Random random;
+  auto numbers = [&](int64_t count) {
+    std::vector<float> result(count);
+    for (float& value : result) value = random.number();
+    return result;
+  };
+  std::vector<float> queries = numbers(kSequences * kTokens * kHeads * kSize);
+  std::vector<float> keys = numbers(kSequences * kTokens * kKvHeads * kSize), values = keys;
+  std::vector<float> cached_keys = numbers(kSequences * kKvHeads * kRoom * kSize), cached_values = cached_keys;
+  std::vector<float> cosine = numbers(kRoom * kSize / 2), sine = cosine;
+  std::vector<float> output(queries.size());
+  const int64_t past[] = {kPast, 0, 7};
+  AttentionProblem problem;
+  problem.sequences = kSequences;
+  problem.tokens = kTokens;
+  problem.heads = kHeads;
+  problem.kv_heads = kKvHeads;
+  problem.head_size = kSize;
+  problem.scale = 0.1f;
+  problem.queries = {queries.data(), kTokens * kHeads * kSize, kHeads * kSize};
+  problem.keys = {keys.data(), kTokens * kKvHeads * kSize, kKvHeads * kSize};
+  problem.values = {values.data(), kTokens * kKvHeads * kSize, kKvHeads * kSize};
+  problem.past = past;
+  problem.past_keys = problem.present_keys = cached_keys.data();
+  problem.past_values = problem.present_values = cached_values.data();
+  problem.past_room = problem.present_room = kRoom;
+  problem.cosine = cosine.data();
+  problem.sine = sine.data();
+  problem.rotary_size = kSize;
+  problem.output = output.data();
+  qtool::attend(set.attention, problem, one_by_one);
+  return output;
+}
+
+std::string test_attention(const InstructionSet& set) {
+  std::vector<float> output = attend(set), expected = attend(portable_instruction_set());
+  for (size_t i = 0; i < output.size(); ++i) {
+    if (!(std::fabs(output[i] - expected[i]) <= 1e-5f)) return "GroupQueryAttention differs from portable";
+  }
+  return {};
+}
+
 }  // namespace
 
 std::string self_test(const InstructionSet& set) {
   for (WeightFormat format : kWeightFormats) {
     if (std::string failure = test_matmul(set, format); !failure.empty()) return failure;
   }
-  return {};
+  return test_attention(set);
 }
 
 }  // namespace qtool

@@ -24,8 +24,10 @@ __all__ = [
     "supports",
 ]
 
-_ENDINGS = {"win32": ".dll", "darwin": ".so"}
 _MESSAGE_BYTES = 1024
+
+_ATTENTION_WITHOUT = {"local_window_size": -1, "rotary_interleaved": 0, "smooth_softmax": 0, "qk_output": 0}
+"""Attributes of GroupQueryAttention that must be left out, or have these values."""
 
 
 class SelfTestError(Exception):
@@ -38,7 +40,7 @@ def library_path() -> Path:
     Raises:
         FileNotFoundError: this package was not installed but only copied: it has no compiled library.
     """
-    name = "libqtool_kernels" + _ENDINGS.get(sys.platform, ".so")
+    name = "libqtool_kernels" + (".dll" if sys.platform == "win32" else ".so")
     path = Path(__file__).resolve().parent / name
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing; install qtool-kernels with pip to compile it")
@@ -47,7 +49,7 @@ def library_path() -> Path:
 
 def instruction_sets() -> tuple[str, ...]:
     """Returns the instruction sets that this CPU and this build can run, best first, "portable" last."""
-    names = []
+    names: list[str] = []
     while name := _library().qtool_kernels_instruction_set(len(names)):
         names.append(name.decode())
     return tuple(names)
@@ -65,18 +67,6 @@ def select(name: str) -> None:
         raise _unknown(name)
 
 
-def supports(operator: str, attributes: Mapping[str, int]) -> bool:
-    """Says whether a node of com.microsoft can be computed here instead.
-
-    Args:
-        operator: its type.
-        attributes: those of its attributes that are integers.
-    """
-    if operator != "MatMulNBits":
-        return False
-    return attributes.get("bits", 4) in (4, 8) and attributes.get("block_size") in (32, 64, 128)
-
-
 def self_test(name: str) -> None:
     """Compares all kernels of an instruction set with the portable ones on small data, in milliseconds.
 
@@ -92,6 +82,23 @@ def self_test(name: str) -> None:
         raise SelfTestError(f"{name}: {message.value.decode()}")
 
 
+def supports(operator: str, attributes: Mapping[str, int]) -> bool:
+    """Returns whether a node of com.microsoft can be computed here instead.
+
+    What its inputs are is checked when its kernel is created: weights must be initializers, without `g_idx`.
+
+    Args:
+        operator: its type.
+        attributes: those of its attributes that are integers.
+    """
+    if operator == "MatMulNBits":
+        bits, block_size = attributes.get("bits", 4), attributes.get("block_size", 0)
+        return bool(_library().qtool_kernels_takes_weights(bits, block_size))
+    if operator == "GroupQueryAttention":
+        return all(attributes.get(name, value) == value for name, value in _ATTENTION_WITHOUT.items())
+    return False
+
+
 def _unknown(name: str) -> ValueError:
     return ValueError(f"no instruction set {name!r} here; valid: {', '.join(instruction_sets())}")
 
@@ -101,6 +108,7 @@ def _library() -> ctypes.CDLL:
     library = ctypes.CDLL(str(library_path()))
     library.qtool_kernels_instruction_set.argtypes = [ctypes.c_size_t]
     library.qtool_kernels_instruction_set.restype = ctypes.c_char_p
+    library.qtool_kernels_takes_weights.argtypes = [ctypes.c_int64, ctypes.c_int64]
     library.qtool_kernels_select.argtypes = [ctypes.c_char_p]
     library.qtool_kernels_self_test.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t]
     return library

@@ -1,0 +1,35 @@
+// AVX2 with VNNI, on processors without AVX-512.
+
+#include <cpuid.h>
+
+#include "attention_kernels.h"
+#include "isa.h"
+#include "isa_avx2.h"
+#include "matmul_kernels.h"
+
+namespace qtool {
+namespace {
+
+struct Vnni {
+  template <int kBits>
+  static __m256i dot(__m256i sum, __m256i weights, __m256i values) {
+    return _mm256_dpbusd_avx_epi32(sum, weights, values);
+  }
+};
+
+bool supported() {
+  unsigned a, b, c, d;
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !__get_cpuid_count(7, 1, &a, &b, &c, &d))
+    return false;
+  return (a >> 4) & 1;  // AVX-VNNI; compilers of the age of GCC 12 do not know its name here
+}
+
+}  // namespace
+
+const InstructionSet& avx_vnni_instruction_set() {
+  static const InstructionSet set{"avx-vnni", MatMulTable<Avx2<Vnni>>::kTable, Attention<Avx2<Vnni>>::kernels(),
+                                  supported};
+  return set;
+}
+
+}  // namespace qtool
