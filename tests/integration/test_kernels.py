@@ -1,0 +1,118 @@
+"""Artifacts on the kernel pack: near onnxruntime's own kernels, and the same bits however tokens are read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import qtool
+import qtool_runtime
+from qtool_runtime import Model
+from support.places import real_model
+
+pack = pytest.importorskip("qtool_kernels", reason="needs qtool-kernels (pip install ./runtime/kernels)")
+
+PROMPTS = ["Turn on the kitchen light", "What is 7 + 5?", "Say this twice: one two three one two three"]
+EDIT = "Print this code again with `total` renamed to `amount`:\n{}"
+CODE = """def price(items):
+    total = 0
+    for item in items:
+        total += item.price * item.count
+    if total > 100:
+        total -= total * 0.1
+    return total
+"""
+
+
+@pytest.fixture(scope="module", params=["int4", "int8"])
+def artifact(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("nano") / request.param
+    return qtool.build(target=f"x64-{request.param}", output=folder).path
+
+
+@pytest.fixture(scope="module", params=pack.instruction_sets())
+def model(artifact: Path, request: pytest.FixtureRequest) -> Iterator[Model]:
+    with qtool_runtime.load(artifact, kernels=request.param, threads=2, prefix_memory=0) as loaded:
+        assert loaded.kernels.name == request.param
+        yield loaded
+
+
+def logits(model: Model, pieces: list[np.ndarray]) -> np.ndarray:
+    session = model.new_session()
+    return np.concatenate([session.forward(piece, len(piece)).copy() for piece in pieces])
+
+
+def text(model: Model) -> np.ndarray:
+    prompt = "The kitchen light is on, and the heating in the bathroom is set to 21 degrees. " * 4
+    return np.array(model.tokenizer.encode(prompt))
+
+
+def test_they_compute_what_onnxruntime_does(model: Model, artifact: Path) -> None:
+    tokens = text(model)
+    with qtool_runtime.load(artifact, kernels="off", prefix_memory=0) as own:
+        expected = logits(own, [tokens])
+    found = logits(model, [tokens])
+    assert np.abs(found - expected).max() / np.abs(expected).max() < 0.04  # as in tolerances.toml
+    assert (found.argmax(axis=1) == expected.argmax(axis=1)).mean() > 0.97
+
+
+def test_logits_are_the_same_bits_however_tokens_are_read(model: Model) -> None:
+    tokens = text(model)
+    once = logits(model, [tokens])
+    cuts = [1, 2, 3, 7, 23, 24, 57]
+    np.testing.assert_array_equal(logits(model, np.split(tokens, cuts)), once)
+
+
+def test_and_with_any_number_of_threads(model: Model, artifact: Path) -> None:
+    tokens = text(model)
+    with qtool_runtime.load(artifact, kernels=model.kernels.name, threads=1, prefix_memory=0) as other:
+        np.testing.assert_array_equal(logits(other, [tokens]), logits(model, [tokens]))
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_greedy_answers_with_drafts_are_the_same(model: Model, prompt: str) -> None:
+    messages = [{"role": "user", "content": prompt}]
+    plain, drafted = (
+        model.chat(messages, temperature=0, max_tokens=48, ignore_eos=True, speculate=speculate)
+        for speculate in (False, True)
+    )
+    assert plain.read() == drafted.read()
+    assert plain.token_ids == drafted.token_ids
+    assert drafted.stats.drafted_tokens > 0
+
+
+def test_answers_in_a_batch_are_those_of_single_runs(model: Model) -> None:
+    conversations = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
+    together = model.chat_batch(conversations, temperature=0, max_tokens=32)
+    alone = [model.chat(each, temperature=0, max_tokens=32) for each in conversations]
+    assert together.read() == [stream.read() for stream in alone]
+
+
+@pytest.mark.real
+@pytest.mark.slow
+class TestARealModel:
+    @pytest.fixture(scope="class", params=["x64-int4"])
+    def real(
+        self, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    ) -> Iterator[Model]:
+        source = real_model("qwen2.5-coder-0.5b")
+        if source is None:
+            pytest.skip("no real checkpoint (QTOOL_REAL_MODELS)")
+        if pack.instruction_sets() == ("portable",):
+            pytest.skip("the portable kernels take minutes for this")
+        artifact = qtool.build(source, target="x64-int4", output=tmp_path_factory.mktemp("real") / "artifact")
+        with qtool_runtime.load(artifact.path, prefix_memory=0) as loaded:
+            yield loaded
+
+    @pytest.mark.parametrize("prompt", [EDIT.format(CODE), "Write a function that reverses a string."])
+    def test_drafts_change_nothing(self, real: Model, prompt: str) -> None:
+        """With int4 weights: onnxruntime's own kernels round otherwise for one row than for several."""
+        assert real.kernels.name != "onnxruntime"
+        messages = [{"role": "user", "content": prompt}]
+        options = {"temperature": 0, "repetition_penalty": 1.0, "max_tokens": 80, "ignore_eos": True}
+        plain, drafted = (real.chat(messages, speculate=speculate, **options) for speculate in (False, True))
+        assert plain.read() == drafted.read()
+        assert drafted.stats.accepted_tokens > 0
