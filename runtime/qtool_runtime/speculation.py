@@ -7,10 +7,11 @@ little longer than over one, because reading the weights is what takes the time.
 
 Every token is still chosen from the model's own logits, one after the other; a draft only decides whether
 they were computed ahead (see `reader.py`). So sampling, penalties and seeds work as without drafts, and the
-course of an answer depends on nothing but its tokens. What may differ is rounding: kernels sum up in
-another order for several rows than for one (on x86-64, onnxruntime's attention does), and with activations
+course of an answer depends on nothing but its tokens. What may differ is rounding: onnxruntime's own kernels
+sum up in another order for several rows than for one (on x86-64 its attention does), and with activations
 rounded to 8 bits that can decide between two tokens that are about equally likely. The answer is then
-another one, as good as the first.
+another one, as good as the first. The kernels of qtool-kernels give each row the same bits alone and among
+others, so that answers are the same.
 """
 
 from __future__ import annotations
