@@ -100,7 +100,7 @@ class AnswerOptions(TypedDict, total=False):
     again and again if need be. Without `max_tokens`, an answer ends with the context under "error" too."""
     speculate: bool | None
     """Guess tokens where the text repeats itself, and read several in one forward pass: quicker for edits and
-    summaries. The answer is the same, with onnxruntime's own kernels but for rounding; see `speculation.py`."""
+    summaries. The answer is the same; with onnxruntime's own kernels, but for rounding (`speculation.py`)."""
     json_schema: Mapping[str, Any] | str | bool | None
     """The answer is JSON that matches this schema: a mapping, its JSON text, or True for any JSON. Objects
     have their properties in the order of the schema. At most one of this and the next two; they need the
