@@ -19,6 +19,7 @@ import numpy as np
 from qtool.jobs import Job, threads_or_all
 from qtool.pipeline import run_jobs
 from qtool.plan import make_plan
+from qtool.quantize.formats import formats_for
 from qtool_targets import load
 from support.random_weights import random_checkpoint
 from support.raw_session import RawSession
@@ -37,8 +38,9 @@ def build(folder: Path, target_name: str, output: Path) -> dict[str, float]:
     checkpoint, target = random_checkpoint(folder), load(target_name)
     context = min(target.memory.context, checkpoint.config.max_position_embeddings)
     threads = threads_or_all(None)
-    plan = make_plan(checkpoint.config, target, context, checkpoint.tokenizer_bytes, threads)
-    job = Job(checkpoint, target, context, "native", output, plan)
+    formats = formats_for(checkpoint.config, target)
+    plan = make_plan(checkpoint.config, target, context, checkpoint.tokenizer_bytes, threads, formats=formats)
+    job = Job(checkpoint, target, context, "native", output, plan, formats)
     started = time.perf_counter()
     (artifact,) = run_jobs([job], ignore_budget=True)
     return {

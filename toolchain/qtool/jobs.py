@@ -133,46 +133,69 @@ def plan_jobs(
     text = _calibration_text(loaded, chosen, calibration)
     checkpoint = open_source(model, configuration_only=plan_only)
     _check_recipe(chosen, checkpoint, len(targets))
-    prompt = _system_prompt(bake_prompt, checkpoint)
-    limits = Limits(target_bpw, gates is not None and gates.max_size_mb is not None)
+    common = _Common(
+        checkpoint=checkpoint,
+        exporter=exporter,
+        recipe=chosen,
+        limits=Limits(target_bpw, gates is not None and gates.max_size_mb is not None),
+        text=text,
+        system_prompt=_system_prompt(bake_prompt, checkpoint),
+        evaluation=evaluation,
+        threads=threads_or_all(threads),
+    )
     jobs = []
     for target in loaded:
-        tokens = _context(checkpoint, target, context)
         folder = Path(f"{checkpoint.name}-{target.name}")
         if output is not None:
             folder = Path(output) / folder if len(targets) > 1 else Path(output)
-        size = checkpoint.tokenizer_bytes
+        jobs.append(common.job(target, _context(checkpoint, target, context), folder))
+    return jobs
+
+
+@dataclass(frozen=True)
+class _Common:
+    """What was decided for all targets of a run."""
+
+    checkpoint: Checkpoint
+    exporter: str
+    recipe: Recipe
+    limits: Limits
+    text: CalibrationText | None
+    system_prompt: SystemPrompt | None
+    evaluation: Evaluation | None
+    threads: int
+
+    def job(self, target: Target, context: int, output: Path) -> Job:
+        """Plans the artifact for one target."""
         plan_with = partial(
             make_plan,
-            checkpoint.config,
+            self.checkpoint.config,
             target,
-            tokens,
-            size,
-            threads_or_all(threads),
-            recipe=chosen,
-            exporter=exporter,
-            system_prompt=prompt,
+            context,
+            self.checkpoint.tokenizer_bytes,
+            self.threads,
+            recipe=self.recipe,
+            exporter=self.exporter,
+            system_prompt=self.system_prompt,
         )
-        formats, plan, budget = _formats(checkpoint, target, chosen, plan_with, limits)
+        formats, plan, budget = _formats(self.checkpoint, target, self.recipe, plan_with, self.limits)
         scarce = budget is not None and budget.is_scarce
-        calibrates = chosen.calibrates(formats) or chosen.runs_olive(target)
+        calibrates = self.recipe.calibrates(formats) or self.recipe.runs_olive(target)
         measures = scarce or calibrates or target.precision.kv_cache == "int8"
-        job = Job(
-            checkpoint=checkpoint,
+        return Job(
+            checkpoint=self.checkpoint,
             target=target,
-            context=tokens,
-            exporter=exporter,
-            output=folder,
+            context=context,
+            exporter=self.exporter,
+            output=output,
             plan=plan,
             formats=formats,
-            recipe=chosen,
+            recipe=self.recipe,
             budget=budget,
-            calibration=text if measures else None,
-            system_prompt=prompt,
-            evaluation=evaluation or (Evaluation() if target.gates.ask_for_quality else None),
+            calibration=self.text if measures else None,
+            system_prompt=self.system_prompt,
+            evaluation=self.evaluation or (Evaluation() if target.gates.ask_for_quality else None),
         )
-        jobs.append(job)
-    return jobs
 
 
 def _formats(
