@@ -82,12 +82,15 @@ def test_several_files_share_what_they_have_in_common(tmp_path: Path) -> None:
 
 
 def test_gaps_between_tensors_are_zeros(tmp_path: Path) -> None:
-    layout = layout_of(
-        FloatStorage(weight("a", 3), ir.DataType.FLOAT), FloatStorage(LARGE, ir.DataType.FLOAT)
+    small, large, other = (
+        FloatStorage(each, ir.DataType.FLOAT) for each in (weight("a", 3), LARGE, weight("bb", 5))
     )
+    layout = layout_of(small, large, other)
     write_data_files([(tmp_path / "data", layout)], 1, lambda done, total: None)
     content = (tmp_path / "data").read_bytes()
-    assert content[12:16384] == bytes(16384 - 12)
+    after = layout.placements[small.key].offsets[0] + 12
+    assert layout.placements[other.key].offsets[0] == after + 52, "the next multiple of 64"
+    assert content[after : after + 52] == bytes(52)
 
 
 def test_an_existing_file_is_not_overwritten(tmp_path: Path) -> None:
