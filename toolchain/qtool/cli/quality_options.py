@@ -17,19 +17,16 @@ if TYPE_CHECKING:
     from qtool.jobs import Evaluation
 
 
-class Megabytes(click.ParamType[float]):
-    """A size in units of 10^6 bytes: "300", "300MB", "1.2 GB"."""
+_SIZE = re.compile(r"(\d+(?:\.\d*)?|\.\d+) ?(MB|GB)?", re.IGNORECASE | re.ASCII)
 
-    name = "MB"
-    _FORM = re.compile(r"(\d+(?:\.\d*)?|\.\d+) ?(MB|GB)?", re.IGNORECASE | re.ASCII)
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Reads what was typed."""
-        found = self._FORM.fullmatch(str(value))
-        number = float(found[1]) if found else 0.0
-        if found is None or number == 0:
-            self.fail(f"{value!r} is not a size such as 300, 300MB or 1.2GB", param, ctx)
-        return number * (1000 if (found[2] or "").upper() == "GB" else 1)
+def megabytes(value: str | float) -> float:
+    """Reads a size in units of 10^6 bytes: "300", "300MB", "1.2 GB"."""
+    found = _SIZE.fullmatch(str(value))
+    number = float(found[1]) if found else 0.0
+    if found is None or number == 0:
+        raise click.BadParameter(f"{value!r} is not a size such as 300, 300MB or 1.2GB")
+    return number * (1000 if (found[2] or "").upper() == "GB" else 1)
 
 
 @dataclass(frozen=True)
@@ -99,7 +96,8 @@ def quality_options(command: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option(
             "--max-size",
-            type=Megabytes(),
+            type=megabytes,
+            metavar="MB",
             help="Fail if the artifact is larger. The recipe best spends what is left below that.",
         ),
     )
