@@ -268,7 +268,13 @@ def _quantization(checkpoint: Checkpoint, target: Target, recipe: Recipe) -> Qua
     """Returns how matrices are, or will be, quantized by somebody else."""
     if recipe.runs_olive(target):
         return planned_quantization(checkpoint.config, target, recipe.olive_passes)
-    return checkpoint.quantization
+    if checkpoint.quantization is None:
+        return None
+    from qtool.passes.capabilities import capabilities_for  # comes with onnx_ir
+
+    if capabilities_for(target).supports_implied_zero_points:
+        return checkpoint.quantization
+    return checkpoint.quantization.with_zero_points()
 
 
 def _calibration_text(
