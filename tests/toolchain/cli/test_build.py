@@ -115,6 +115,14 @@ class TestPlan:
         assert plan["fits"] is False
         assert plan["device"]["peak"] > plan["device"]["budget"] == 20_000_000
 
+    @pytest.mark.parametrize(("most", "verdict"), [("0.01", "0.01 MB, too large"), ("1GB", "1,000 MB")])
+    def test_says_what_a_gate_of_size_allows(
+        self, invoke: Invoke, source: Path, most: str, verdict: str
+    ) -> None:
+        lines = invoke("build", source, "-t", "x64-int4", "--plan", "--max-size", most).stdout.splitlines()
+        (line,) = [line for line in lines if line.startswith("artifact ")]
+        assert line.endswith(f" MB of at most {verdict}")
+
     def test_takes_a_context(self, invoke: Invoke, source: Path) -> None:
         plan = json.loads(
             invoke("build", source, "-t", "x64-int4", "--plan", "--json", "--context", 100).stdout
