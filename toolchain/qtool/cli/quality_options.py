@@ -100,7 +100,8 @@ def quality_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--max-size",
             type=Megabytes(),
-            help="Fail if the artifact is larger. The recipe best spends what is left below that.",
+            help="Fail if the artifact is larger; 1.2GB is valid, too. The recipe best spends what is left"
+            " below that.",
         ),
     )
 
