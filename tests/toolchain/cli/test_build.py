@@ -92,6 +92,14 @@ def test_an_int8_cache_is_planned_built_and_shown(invoke: Invoke, source: Path, 
     assert float32["kv_bytes_per_token"] == 4 * plan["kv_bytes_per_token"]
 
 
+@pytest.mark.parametrize(
+    ("target", "command"), [("x64-int4", "qtool run "), ("web-int4", "qtool package ")], ids=["cpu", "web"]
+)
+def test_says_how_to_run_it(target: str, command: str, invoke: Invoke, source: Path, tmp_path: Path) -> None:
+    result = invoke("build", source, "-t", target, "-o", tmp_path / "out")
+    assert f"run it: {command}{tmp_path / 'out'} " in result.stderr
+
+
 class TestPlan:
     def test_writes_nothing(self, invoke: Invoke, source: Path, tmp_path: Path) -> None:
         result = invoke("build", source, "-t", "x64-int4", "-o", tmp_path / "out", "--plan")

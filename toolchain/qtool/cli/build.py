@@ -243,4 +243,10 @@ def _print_artifacts(jobs: list[Job], artifacts: list[Artifact], seconds: float,
         )
         if artifact.manifest.quality is not None:
             click.echo(f"{artifact.path}  {quality_line(artifact.manifest.quality)}")
-    click.echo(f"built in {seconds:.1f} s; run it: qtool run {artifacts[0].path} 'your prompt'", err=True)
+    click.echo(f"built in {seconds:.1f} s; run it: {_how_to_run(artifacts[0])}", err=True)
+
+
+def _how_to_run(artifact: Artifact) -> str:
+    if artifact.manifest.graph.provider == "webgpu":  # no package of onnxruntime for Python has it
+        return f"qtool package {artifact.path} --web page --fetch"
+    return f"qtool run {artifact.path} 'your prompt'"
