@@ -268,10 +268,14 @@ def read(folder: str | Path) -> Manifest:
         ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} cannot be read: {error}", hint="Build the artifact again.") from error
-    if not isinstance(data, dict) or data.get("format_version") != FORMAT_VERSION:
-        found = data.get("format_version") if isinstance(data, dict) else None
+    if not isinstance(data, dict) or "format_version" not in data:
         raise ArtifactError(
-            f"{path} has the format version {found!r}; this runtime reads {FORMAT_VERSION}",
+            f"{path} is not the manifest of an artifact: it has no format_version",
+            hint="Give the folder that `qtool build` wrote; of a model package, that of a variant.",
+        )
+    if data["format_version"] != FORMAT_VERSION:
+        raise ArtifactError(
+            f"{path} has the format version {data['format_version']!r}; this runtime reads {FORMAT_VERSION}",
             hint="Build the artifact again, or install the runtime that goes with it.",
         )
     data.pop(DIGEST_KEY, None)

@@ -97,6 +97,13 @@ def test_hostile_documents_are_refused(tmp_path: Path, document: dict[str, Any],
         manifest.read(write(tmp_path, changed(document, path, value)))
 
 
+def test_another_kind_of_manifest_is_told_from_an_old_one(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"schema_version": 1, "model_name": "nano"}')
+    with pytest.raises(ArtifactError, match="is not the manifest of an artifact") as caught:
+        manifest.read(tmp_path)
+    assert "model package" in caught.value.hint
+
+
 def test_a_file_may_be_named_once(tmp_path: Path, document: dict[str, Any]) -> None:
     with pytest.raises(ArtifactError, match="twice"):
         manifest.read(write(tmp_path, changed(document, "files", document["files"] * 2)))

@@ -16,7 +16,7 @@ import qtool_targets
 from qtool.artifact.verify import verify
 from qtool.build_cache import DEFAULT_BYTES, BuildCache, default_cache
 from qtool.cache_key import job_key
-from qtool.errors import QtoolError
+from qtool.errors import OutputError, QtoolError
 from qtool.jobs import Evaluation, Job, plan_jobs
 from qtool.pipeline import run_jobs
 from support.fixtures import Checkpoints
@@ -291,6 +291,13 @@ def test_a_cache_that_cannot_be_written_does_not_fail_the_build(
     assert not verify(artifact.path).problems
     assert len(said) == 1
     assert "is not kept in the cache" in said[0]
+
+
+def test_a_cache_that_is_no_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for use in (BuildCache.entries, BuildCache.clear):
+        with pytest.raises(OutputError, match=r"the cache .*file cannot be read: Not a directory"):
+            use(BuildCache(tmp_path / "file"))
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,19 @@ def test_a_target_in_floats_holds_what_the_integers_stand_for(nano: Nano, tmp_pa
         np.testing.assert_array_equal(found[name], source.tensors[name])
 
 
+@pytest.mark.parametrize("target", ["cuda-int4", "directml-int4"])
+def test_zero_points_are_written_out_where_the_kernels_do_not_imply_them(
+    target: str, nano: Nano, tmp_path: Path
+) -> None:
+    source = nano(GPTQ)
+    (job,) = plan_jobs(source.folder, [target], output=tmp_path / "out")
+    (artifact,) = run_jobs([job])
+    assert [group.symmetric for group in artifact.manifest.quantization[:2]] == [False, False]
+    name = "model.layers.1.self_attn.k_proj.weight"
+    np.testing.assert_array_equal(matrices(artifact)[name], source.tensors[name])
+    assert job.plan.artifact == pytest.approx(artifact.size, rel=0.02)
+
+
 def test_scales_keep_their_type_on_a_device_that_computes_in_it(nano: Nano, tmp_path: Path) -> None:
     source = nano(GPTQ)
     artifact = qtool.build(source.folder, target="cuda-int4", output=tmp_path / "out")

@@ -106,14 +106,26 @@ class BuildCache:
         self._make_room(entry)
 
     def entries(self) -> list[Entry]:
-        """Returns what is there, the last used first."""
+        """Returns what is there, the last used first.
+
+        Raises:
+            OutputError: the folder cannot be read.
+        """
+        try:
+            items = list(os.scandir(self.folder))
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise OutputError(
+                f"the cache {self.folder} cannot be read: {error.strerror}",
+                hint="QTOOL_CACHE_DIR names its folder.",
+            ) from error
         found = []
-        with suppress(FileNotFoundError):
-            for item in os.scandir(self.folder):
-                if _KEY.fullmatch(item.name):
-                    with suppress(FileNotFoundError):  # it makes room for another right now
-                        path = Path(item.path)
-                        found.append(Entry(path, _bytes(path), item.stat().st_mtime))
+        for item in items:
+            if _KEY.fullmatch(item.name):
+                with suppress(FileNotFoundError):  # it makes room for another right now
+                    path = Path(item.path)
+                    found.append(Entry(path, _bytes(path), item.stat().st_mtime))
         return sorted(found, key=lambda entry: (-entry.last_used, entry.path))
 
     def clear(self) -> int:

@@ -255,7 +255,7 @@ def _check_recipe(recipe: Recipe, checkpoint: Checkpoint, targets: int) -> None:
         raise QtoolError(
             f"the recipe {recipe.name} is for weights in floats; those of {checkpoint.name} are quantized"
             f" already ({checkpoint.quantization.method}), and are taken over as they are",
-            hint="Leave --recipe away, or give the original model.",
+            hint="Leave --recipe out, or give the original model.",
         )
     if recipe.olive_passes and targets > 1:
         raise QtoolError(
@@ -268,7 +268,13 @@ def _quantization(checkpoint: Checkpoint, target: Target, recipe: Recipe) -> Qua
     """Returns how matrices are, or will be, quantized by somebody else."""
     if recipe.runs_olive(target):
         return planned_quantization(checkpoint.config, target, recipe.olive_passes)
-    return checkpoint.quantization
+    if checkpoint.quantization is None:
+        return None
+    from qtool.passes.capabilities import capabilities_for  # comes with onnx_ir
+
+    if capabilities_for(target).supports_implied_zero_points:
+        return checkpoint.quantization
+    return checkpoint.quantization.with_zero_points()
 
 
 def _calibration_text(
@@ -280,8 +286,8 @@ def _calibration_text(
     if path is not None:
         raise QtoolError(
             f"the calibration text {path} would not be used: nothing is calibrated",
-            hint="Add --recipe balanced (for a target of fewer than 8 bits) or --kv-cache int8, or leave the"
-            " text away.",
+            hint="Add --recipe balanced (for a target of fewer than 8 bits), --recipe best or --kv-cache"
+            " int8, or leave the text out.",
         )
     return None
 

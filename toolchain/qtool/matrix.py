@@ -14,7 +14,6 @@ from qtool.errors import QtoolError
 
 MOST_JOBS = {"github": 256, "gitlab": 200}
 """What `strategy.matrix` of GitHub Actions and `parallel:matrix` of GitLab may have."""
-SYSTEMS = tuple(MOST_JOBS)
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def matrix_text(jobs: Sequence[MatrixJob], system: str) -> str:
 
     Args:
         jobs: the builds.
-        system: one of `SYSTEMS`.
+        system: one of `MOST_JOBS`.
 
     Returns:
         For "github", one line of JSON, the value of `strategy.matrix`. For "gitlab", a whole pipeline for

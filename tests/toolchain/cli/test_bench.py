@@ -52,6 +52,14 @@ def test_prints_a_table_and_says_on_stderr_how_far_it_is(invoke: Invoke, artifac
     assert result.stderr.splitlines()[1].startswith("round 1 of 1: qtool ")
 
 
+def test_kernels_that_are_not_there_are_refused_before_anything_is_loaded(
+    invoke: Invoke, artifact: Path
+) -> None:
+    result = invoke("bench", artifact, *QUICK, "--kernels", "none")
+    assert result.exit_code in (9, 10)  # none of that name, or no package of kernels
+    assert result.stderr.startswith("error: ")
+
+
 def test_defaults_are_clipped_to_the_context(invoke: Invoke, artifact: Path) -> None:
     report = json.loads(invoke("bench", artifact, "--rounds", 2, "--json").stdout)
     assert report["lengths"] == {"prompts": [128, 255], "depths": [0, 191], "tokens": 64, "turns": [16] * 4}

@@ -92,6 +92,14 @@ def test_an_int8_cache_is_planned_built_and_shown(invoke: Invoke, source: Path, 
     assert float32["kv_bytes_per_token"] == 4 * plan["kv_bytes_per_token"]
 
 
+@pytest.mark.parametrize(
+    ("target", "command"), [("x64-int4", "qtool run "), ("web-int4", "qtool package ")], ids=["cpu", "web"]
+)
+def test_says_how_to_run_it(target: str, command: str, invoke: Invoke, source: Path, tmp_path: Path) -> None:
+    result = invoke("build", source, "-t", target, "-o", tmp_path / "out")
+    assert f"run it: {command}{tmp_path / 'out'} " in result.stderr
+
+
 class TestPlan:
     def test_writes_nothing(self, invoke: Invoke, source: Path, tmp_path: Path) -> None:
         result = invoke("build", source, "-t", "x64-int4", "-o", tmp_path / "out", "--plan")
@@ -114,6 +122,14 @@ class TestPlan:
         plan = json.loads(invoke("build", source, "-t", tight(tmp_path), "--plan", "--json").stdout)
         assert plan["fits"] is False
         assert plan["device"]["peak"] > plan["device"]["budget"] == 20_000_000
+
+    @pytest.mark.parametrize(("most", "verdict"), [("0.01", "0.01 MB, too large"), ("1GB", "1,000 MB")])
+    def test_says_what_a_gate_of_size_allows(
+        self, invoke: Invoke, source: Path, most: str, verdict: str
+    ) -> None:
+        lines = invoke("build", source, "-t", "x64-int4", "--plan", "--max-size", most).stdout.splitlines()
+        (line,) = [line for line in lines if line.startswith("artifact ")]
+        assert line.endswith(f" MB of at most {verdict}")
 
     def test_takes_a_context(self, invoke: Invoke, source: Path) -> None:
         plan = json.loads(

@@ -86,6 +86,15 @@ def test_refusals(
     assert message in result.stderr
 
 
+def test_kernels_that_are_not_there_are_refused_before_any_work(
+    invoke: Invoke, artifact: Path, source: Path
+) -> None:
+    result = invoke("eval", artifact, "--against", source, "--kernels", "none")
+    assert result.exit_code in (9, 10)  # none of that name, or no package of kernels
+    assert "kernels" in result.stderr
+    assert "export" not in result.stderr
+
+
 def test_a_text_that_is_no_text(invoke: Invoke, artifact: Path, reference: Path) -> None:
     result = invoke("eval", artifact, "--against", reference, "--text", artifact / "model.onnx")
     assert result.exit_code == 3

@@ -40,6 +40,17 @@ def test_python_dash_m_is_the_command() -> None:
     assert done.stdout.startswith(b"qtool, version ")
 
 
+def test_help_is_quick_and_needs_no_extra() -> None:
+    """It imports every command's module; what a command works with comes in when it is called."""
+    script = (
+        "import sys; from click.testing import CliRunner; from qtool.cli import cli;"
+        " assert CliRunner().invoke(cli, ['--help']).exit_code == 0; print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    heavy = {"numpy", "onnx", "onnx_ir", "onnxruntime", "gguf", "huggingface_hub", "rich", "tokenizers"}
+    assert not heavy & set(done.stdout.split())
+
+
 def test_results_are_on_stdout_and_progress_on_stderr(tiny_checkpoint: Checkpoints, tmp_path: Path) -> None:
     done = run("build", tiny_checkpoint().folder, "-t", "x64-int4", "-o", tmp_path / "out", "--json")
     assert done.returncode == 0, done.stderr

@@ -19,7 +19,7 @@ from qtool.errors import GenerationError
 from qtool_runtime import manifest
 from qtool_runtime.compatibility import check_compatibility
 from qtool_runtime.integrity import check_files
-from qtool_runtime.kernels import AUTO
+from qtool_runtime.kernels import AUTO, choose_kernels
 from qtool_runtime.manifest import Manifest
 from qtool_runtime.threads import check_threads
 
@@ -56,7 +56,7 @@ def benchmark(
         ArtifactError: the artifact is not whole.
         IncompatibleRuntimeError: the installed onnxruntime cannot run it.
         ContextLimitError: its context has no room for the lengths.
-        GenerationError: a count is not valid.
+        GenerationError: a count is not valid, or there are no such kernels.
         SourceError: a peer's model is missing, or another model.
         UnsupportedModelError: a peer's model is of a kind that no artifact has.
         MissingExtraError: onnxruntime, or a peer that was asked for by name, is not installed.
@@ -71,18 +71,21 @@ def benchmark(
     fitting = asked.clipped(document.context)
     if fitting != asked:
         progress(f"lengths are clipped to the artifact's context of {document.context} tokens")
-    chosen = check_compatibility(document, provider).name
-    others, skipped = choose(peers, folder, document, chosen)
+    chosen = check_compatibility(document, provider)
+    choose_kernels(kernels, document, chosen)
+    others, skipped = choose(peers, folder, document, chosen.name)
     for reason in skipped.values():
         progress(f"skipped: {reason}")
     check_files(folder, document, hashes=False, extra=False)
-    ours = Contender("qtool", folder, sys.executable, chosen, required=True, version=version("qtool-edge"))
+    ours = Contender(
+        "qtool", folder, sys.executable, chosen.name, required=True, version=version("qtool-edge")
+    )
     before = _load_average()
     limits = measure(
         [ours, *others],
         Conditions(fitting, threads, kernels, token_limit(document)),
         rounds,
-        bandwidth=partial(read_bandwidth, threads) if chosen == "cpu" else None,
+        bandwidth=partial(read_bandwidth, threads) if chosen.name == "cpu" else None,
         progress=progress,
     )
     after = _load_average()
@@ -90,7 +93,7 @@ def benchmark(
     return Report(
         artifact=folder,
         manifest=document,
-        provider=chosen,
+        provider=chosen.name,
         threads=threads,
         lengths=fitting,
         ours=ours,

@@ -7,7 +7,7 @@ Fields and their defaults are those of transformers' `GPTQConfig` and `AwqConfig
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
 from qtool.checkpoint.files import shown
@@ -57,6 +57,11 @@ class Quantization:
         if in_layer and self.only and not module.endswith(tuple(f".{name}" for name in self.only)):
             return None
         return self.own.get(module, self.scheme)
+
+    def with_zero_points(self) -> Quantization:
+        """Returns the same, with the zero points of symmetric matrices written out."""
+        own = {module: replace(scheme, symmetric=False) for module, scheme in self.own.items()}
+        return replace(self, scheme=replace(self.scheme, symmetric=False), own=own)
 
 
 def read_quantization(document: Json) -> Quantization | None:

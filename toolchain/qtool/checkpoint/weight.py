@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,21 +51,3 @@ def require_finite(values: FloatArray, name: str) -> FloatArray:
             hint="the file is damaged, or the model was trained or converted badly: take another copy of it",
         )
     return values
-
-
-def concatenate_rows(name: str, weights: Sequence[Weight]) -> Weight:
-    """Returns one weight whose rows are those of `weights` in order (same trailing dimensions)."""
-    trailing = {weight.shape[1:] for weight in weights}
-    if len(trailing) != 1:
-        raise ValueError(f"cannot concatenate rows of shapes {[weight.shape for weight in weights]}")
-    starts = np.cumsum([0, *(weight.shape[0] for weight in weights)]).tolist()
-
-    def read(start: int, stop: int) -> FloatArray:
-        pieces = [
-            weight.read(max(start - first, 0), min(stop - first, weight.shape[0]))
-            for weight, first in zip(weights, starts, strict=False)
-            if start < first + weight.shape[0] and stop > first
-        ]
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
-
-    return Weight(name, (starts[-1], *weights[0].shape[1:]), weights[0].stored_type, read)

@@ -183,7 +183,7 @@ def _print_plan(job: Job) -> None:
             ("target", plan.target),
             ("context", f"{plan.context:,} tokens"),
             *baked,
-            ("artifact", megabytes(plan.artifact)),
+            ("artifact", megabytes(plan.artifact) + _size_gate(job)),
             ("disk for the build", megabytes(plan.disk)),
             ("build memory", megabytes(plan.build_memory)),
             ("KV cache", f"{plan.kv_bytes_per_token:,} bytes a token, {megabytes(device.kv_cache)} in all"),
@@ -196,6 +196,13 @@ def _print_plan(job: Job) -> None:
             *phone_facts(plan.phones),
         ]
     )
+
+
+def _size_gate(job: Job) -> str:
+    most = job.target.gates.max_size_mb
+    if most is None:
+        return ""
+    return f" of at most {most:,g} MB" + (", too large" if job.plan.artifact > most * 1e6 else "")
 
 
 def _plan_row(plan: Plan) -> tuple[str, ...]:
@@ -236,4 +243,10 @@ def _print_artifacts(jobs: list[Job], artifacts: list[Artifact], seconds: float,
         )
         if artifact.manifest.quality is not None:
             click.echo(f"{artifact.path}  {quality_line(artifact.manifest.quality)}")
-    click.echo(f"built in {seconds:.1f} s; run it: qtool run {artifacts[0].path} 'your prompt'", err=True)
+    click.echo(f"built in {seconds:.1f} s; run it: {_how_to_run(artifacts[0])}", err=True)
+
+
+def _how_to_run(artifact: Artifact) -> str:
+    if artifact.manifest.graph.provider == "webgpu":  # no package of onnxruntime for Python has it
+        return f"qtool package {artifact.path} --web page --fetch"
+    return f"qtool run {artifact.path} 'your prompt'"

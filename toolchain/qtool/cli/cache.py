@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from qtool.build_cache import BuildCache, Entry, default_cache
 from qtool.cli.output import json_option, megabytes, print_facts, print_json, print_table
 from qtool.errors import ArtifactError
 from qtool_runtime import manifest
+
+if TYPE_CHECKING:
+    from qtool.build_cache import BuildCache, Entry
 
 
 @click.command(name="cache")
@@ -22,6 +25,8 @@ def command(*, clear: bool, as_json: bool) -> None:
     QTOOL_CACHE_DIR is its folder, QTOOL_CACHE_BYTES its largest size; what has not been used for longest
     makes room for what is new. QTOOL_CACHE=1 turns the cache on for every build.
     """
+    from qtool.build_cache import default_cache
+
     cache = default_cache()
     if clear:
         freed = cache.clear()

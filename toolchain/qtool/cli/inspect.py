@@ -7,7 +7,6 @@ from pathlib import Path
 
 import click
 
-from qtool.checkpoint.quantization import TAKEN_OVER
 from qtool.cli.output import (
     json_option,
     megabytes,
@@ -177,5 +176,7 @@ def _ranges(numbers: list[int]) -> str:
 
 def _algorithm(name: str) -> str:
     """Returns how integers were chosen, in words."""
+    from qtool.checkpoint.quantization import TAKEN_OVER
+
     taken = name.removeprefix(TAKEN_OVER)
     return name if taken == name else f"{taken}, taken over from the source"

@@ -51,7 +51,7 @@ def command(
 ) -> None:
     """Prepare ARTIFACT for where it will run."""
     if sum(output is not None for output in (model_package, archive, web)) != 1:
-        raise click.UsageError("Say what to make: --model-package FOLDER, --archive FILE or --web FOLDER.")
+        raise click.UsageError("Say what to make, one of --model-package, --archive and --web.")
     if web is None and (fetch or node_modules):
         raise click.UsageError("--fetch and --node-modules go with --web.")
     if model_package is not None:
@@ -76,7 +76,8 @@ def _write_model_package(artifacts: tuple[Path, ...], folder: Path, force: bool,
     if as_json:
         print_json({"path": str(package.path), "variants": package.variants, "bytes": package.bytes})
         return
-    click.echo(f"{package.path}  {len(package.variants)} variants, {megabytes(package.bytes)}")
+    count = f"{len(package.variants)} variant{'s' if len(package.variants) > 1 else ''}"
+    click.echo(f"{package.path}  {count}, {megabytes(package.bytes)}")
     for name, provider in package.variants.items():
         click.echo(f"{package.path / name}  {provider}")
 

@@ -98,7 +98,8 @@ def quality_options(command: Callable[..., None]) -> Callable[..., None]:
             "--max-size",
             type=megabytes,
             metavar="MB",
-            help="Fail if the artifact is larger. The recipe best spends what is left below that.",
+            help="Fail if the artifact is larger; 1.2GB is valid, too. The recipe best spends what is left"
+            " below that.",
         ),
     )
 

@@ -24,7 +24,7 @@ from qtool.plain_text import PlainText, read_plain_text
 from qtool_runtime import Model, load, manifest
 from qtool_runtime.compatibility import check_compatibility, import_onnxruntime
 from qtool_runtime.integrity import check_files
-from qtool_runtime.kernels import AUTO, OFF
+from qtool_runtime.kernels import AUTO, OFF, choose_kernels
 from qtool_runtime.manifest import Manifest
 from qtool_runtime.text import Tokenizer
 from qtool_runtime.threads import check_threads
@@ -52,11 +52,15 @@ class Candidate:
 
         Raises:
             ArtifactError: it is not whole.
-            IncompatibleRuntimeError: the installed onnxruntime cannot run it.
+            IncompatibleRuntimeError: the installed onnxruntime cannot run it, or not with these kernels.
+            GenerationError: there are no such kernels.
+            MissingExtraError: onnxruntime, or the package of the kernels, is not installed.
         """
         document = manifest.read(folder)
         check_files(folder, document, hashes=False, extra=False)
-        return cls(folder, document, check_compatibility(document, provider).name, kernels)
+        chosen = check_compatibility(document, provider)
+        choose_kernels(kernels, document, chosen)
+        return cls(folder, document, chosen.name, kernels)
 
 
 def evaluate(
@@ -92,8 +96,8 @@ def evaluate(
         SourceError: the source or the text cannot be read, or the source has another vocabulary.
         UnsupportedModelError: the source is a model of a kind that is not implemented.
         OutputError: the disk has no room for a copy of the source in float32.
-        GenerationError: a count is not valid, or there is no artifact.
-        MissingExtraError: onnxruntime is not installed.
+        GenerationError: a count is not valid, or there is no artifact, or there are no such kernels.
+        MissingExtraError: onnxruntime, or the package of the kernels, is not installed.
     """
     check_count(tokens)
     if not artifacts:

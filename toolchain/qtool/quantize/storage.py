@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,7 @@ class CalibratedStorage(IntegerStorage):
 
 @dataclass(frozen=True)
 class TakenStorage(IntegerStorage):
-    """The same parts, bit for bit as the source has them.
+    """The same parts, bit for bit as the source has them; zero points may be written out that it implies.
 
     Raises (in `compute`):
         SourceError: a scale is not exact in the type that the device computes in.
@@ -119,7 +119,10 @@ class TakenStorage(IntegerStorage):
                 f"the scales of {self.weight.name} are not exact in {self.scale_type.name}",
                 hint="Choose a target with float32 activations.",
             )
-        return packed(quantized._replace(scale=scale), self.scheme)
+        zero_point = quantized.zero_point
+        if zero_point is None and not self.scheme.symmetric:
+            zero_point = np.full(scale.shape, self.scheme.middle, np.uint8)
+        return packed(Quantized(quantized.q, scale, zero_point), self.scheme)
 
 
 Calibrated = Mapping[tuple[str, Scheme], CalibratedStorage]
@@ -130,7 +133,7 @@ def integer_storage(floats: FloatStorage, scheme: Scheme, calibrated: Calibrated
     """Returns what takes the place of a float matrix: integers of the source or of a calibration, if any."""
     weight = floats.weight
     if isinstance(weight, QuantizedWeight):
-        if weight.scheme != scheme:
+        if scheme not in (weight.scheme, replace(weight.scheme, symmetric=False)):
             raise ValueError(f"{weight.name} is quantized as {weight.scheme} already, not as {scheme}")
         return TakenStorage(weight, scheme, floats.dtype)
     return calibrated.get((weight.name, scheme)) or IntegerStorage(weight, scheme, floats.dtype)
