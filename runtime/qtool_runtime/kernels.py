@@ -26,7 +26,7 @@ PORTABLE = "portable"
 
 REPLACED_DOMAIN, PACK_DOMAIN = "com.microsoft", "qtool.kernels"
 
-_INSTALL = 'Install it: pip install "qtool-edge[kernels]"'
+_INSTALL = 'Install it: pip install "qtool-edge[kernels]", or from the sources, pip install ./runtime/kernels'
 _log = logging.getLogger("qtool_runtime")
 _creating = threading.Lock()
 

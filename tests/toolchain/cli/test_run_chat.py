@@ -279,6 +279,13 @@ class TestChat:
         assert result.exit_code == 2
         assert "--state needs keys and values, which the engine genai does not give" in result.stderr
 
+    def test_where_the_state_cannot_be_saved_is_known_before_the_first_turn(
+        self, invoke: Invoke, artifact: Path, tmp_path: Path
+    ) -> None:
+        result = invoke("chat", artifact, "--state", tmp_path / "none" / "talk.kv", input="Hello\n")
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "there is no folder" in result.stderr
+
     def test_a_state_that_is_none_is_exit_7_and_stays_as_it_is(
         self, invoke: Invoke, artifact: Path, tiny_artifact: Artifacts, tmp_path: Path
     ) -> None:

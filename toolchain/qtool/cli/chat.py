@@ -48,6 +48,8 @@ def command(
     resumed = state is not None and state.exists()
     if resumed and system is not None:
         raise click.UsageError(f"--system is for a new conversation; {state} has one.")
+    if state is not None and not state.absolute().parent.is_dir():
+        raise click.UsageError(f"--state: there is no folder {state.absolute().parent} to save it in.")
     if state is not None and loading["engine"] != "onnxruntime":
         raise click.UsageError(
             f"--state needs keys and values, which the engine {loading['engine']} does not give."
