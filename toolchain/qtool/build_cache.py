@@ -21,7 +21,7 @@ from pathlib import Path
 
 from qtool.artifact.folder import new_folder
 from qtool.artifact.layout import DATA_FILE
-from qtool.errors import ArtifactError, OutputError, QtoolError
+from qtool.errors import ArtifactError, OptionError, OutputError
 from qtool_runtime import manifest
 from qtool_runtime.integrity import check_files
 from qtool_runtime.manifest import Manifest
@@ -161,14 +161,14 @@ def default_cache(say: Callable[[str], None] | None = None) -> BuildCache:
         say: told where an entry is of no use, and why.
 
     Raises:
-        QtoolError: QTOOL_CACHE_BYTES is no number.
+        OptionError: QTOOL_CACHE_BYTES is no number.
     """
     named = os.environ.get("QTOOL_CACHE_DIR")
     common = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".cache"
     folder = Path(named) if named else Path(common) / "qtool" / "artifacts"
     text = os.environ.get("QTOOL_CACHE_BYTES") or str(DEFAULT_BYTES)
     if not re.fullmatch(r"[0-9]{1,18}", text, re.ASCII):
-        raise QtoolError(
+        raise OptionError(
             f"QTOOL_CACHE_BYTES is {text!r}; valid is a whole number of bytes",
             hint=f"Unset it for the default of {DEFAULT_BYTES}.",
         )

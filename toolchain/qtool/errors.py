@@ -1,8 +1,8 @@
 """The compiler's errors and their exit codes (see `qtool_runtime.errors` for the base and the runtime's).
 
-Exit codes: 0 done, 1 unexpected, 2 wrong usage (click), 3 source, 4 unsupported model, 5 target, 6 budget,
-7 artifact, 8 incompatible runtime, 9 generation, 10 missing extra, 11 output, 12 engine of a benchmark,
-13 unhealthy, 14 quality gate, 15 emulation, 130 interrupted.
+Exit codes: 0 done, 1 unexpected, 2 wrong usage (click, and `OptionError`), 3 source, 4 unsupported model,
+5 target, 6 budget, 7 artifact, 8 incompatible runtime, 9 generation, 10 missing extra, 11 output, 12 engine
+of a benchmark, 13 unhealthy, 14 quality gate, 15 emulation, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -26,12 +26,19 @@ __all__ = [
     "GenerationError",
     "IncompatibleRuntimeError",
     "MissingExtraError",
+    "OptionError",
     "OutputError",
     "QtoolError",
     "SourceError",
     "UnhealthyError",
     "UnsupportedModelError",
 ]
+
+
+class OptionError(QtoolError):
+    """An option has a value that it cannot have, or does not go together with the others."""
+
+    exit_code = 2
 
 
 class SourceError(QtoolError):

@@ -23,7 +23,7 @@ from qtool.calibration.text import (
 )
 from qtool.checkpoint import Checkpoint, open_checkpoint
 from qtool.checkpoint.quantization import Quantization
-from qtool.errors import QtoolError
+from qtool.errors import OptionError
 from qtool.olive.settings import planned_quantization
 from qtool.plain_text import PlainText
 from qtool.plan import Plan, make_plan
@@ -119,10 +119,10 @@ def plan_jobs(
     are neither downloaded nor looked for: a folder with a config.json will do. Such jobs cannot be run.
     """
     if exporter not in EXPORTERS:
-        raise QtoolError(f"unknown exporter {exporter!r}; known: {', '.join(EXPORTERS)}")
+        raise OptionError(f"unknown exporter {exporter!r}; known: {', '.join(EXPORTERS)}")
     chosen = recipe_called(recipe)
     if target_bpw is not None and chosen.room is None:
-        raise QtoolError(
+        raise OptionError(
             f"{target_bpw:g} bits a weight would not be used: the recipe {recipe!r} stores matrices as the"
             " target says",
             hint="Add --recipe best, which chooses bits and group size for each matrix.",
@@ -252,13 +252,13 @@ def _target(item: str | Path | Target, kv_cache: str | None, exporter: str) -> T
 def _check_recipe(recipe: Recipe, checkpoint: Checkpoint, targets: int) -> None:
     """Refuses to quantize again what is quantized already, and to run Olive for many targets unasked."""
     if checkpoint.quantization is not None and recipe != FAST:
-        raise QtoolError(
+        raise OptionError(
             f"the recipe {recipe.name} is for weights in floats; those of {checkpoint.name} are quantized"
             f" already ({checkpoint.quantization.method}), and are taken over as they are",
             hint="Leave --recipe out, or give the original model.",
         )
     if recipe.olive_passes and targets > 1:
-        raise QtoolError(
+        raise OptionError(
             f"the recipe {recipe.name} builds for one target at a time, not for {targets}",
             hint="Olive would quantize the model anew for each; name one target.",
         )
@@ -284,7 +284,7 @@ def _calibration_text(
     if any(_reads_text(target, recipe) for target in targets):
         return read_calibration_text(path)
     if path is not None:
-        raise QtoolError(
+        raise OptionError(
             f"the calibration text {path} would not be used: nothing is calibrated",
             hint="Add --recipe balanced (for a target of fewer than 8 bits), --recipe best or --kv-cache"
             " int8, or leave the text out.",

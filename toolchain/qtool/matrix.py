@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import qtool_targets
 from qtool.checkpoint.naming import folder_name
-from qtool.errors import QtoolError
+from qtool.errors import OptionError
 
 MOST_JOBS = {"github": 256, "gitlab": 200}
 """What `strategy.matrix` of GitHub Actions and `parallel:matrix` of GitLab may have."""
@@ -35,7 +35,7 @@ def matrix_jobs(models: Sequence[str], targets: Sequence[str]) -> list[MatrixJob
 
     Raises:
         TargetError: a target is unknown or malformed.
-        QtoolError: two jobs would have one name.
+        OptionError: two jobs would have one name.
     """
     files = [name for target in targets for name in (qtool_targets.names() if target == "all" else [target])]
     named = {file: qtool_targets.load(file).name for file in files}
@@ -46,7 +46,7 @@ def matrix_jobs(models: Sequence[str], targets: Sequence[str]) -> list[MatrixJob
     ]
     for name, count in Counter(job.name for job in jobs).items():
         if count > 1:
-            raise QtoolError(
+            raise OptionError(
                 f"two jobs would be called {name}",
                 hint="Give each model and each target once, and models with names of their own.",
             )
@@ -70,10 +70,10 @@ def matrix_text(jobs: Sequence[MatrixJob], system: str) -> str:
         `trigger: include`, in JSON, which is YAML as well.
 
     Raises:
-        QtoolError: the system takes no matrix of so many jobs, or of none.
+        OptionError: the system takes no matrix of so many jobs, or of none.
     """
     if not 1 <= len(jobs) <= MOST_JOBS[system]:
-        raise QtoolError(
+        raise OptionError(
             f"the matrix would have {len(jobs)} jobs; {system} takes 1 to {MOST_JOBS[system]}",
             hint="Split the models or the targets over several matrices.",
         )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qtool.checkpoint.config import QwenConfig
-from qtool.errors import GateError, QtoolError
+from qtool.errors import GateError, OptionError
 from qtool.passes.capabilities import capabilities_for
 from qtool.plan import Plan, scale_bytes
 from qtool.quantize.choices import Choices, choices_for
@@ -58,7 +58,7 @@ def bit_budget(
 
     Raises:
         GateError: less is asked for than is possible.
-        QtoolError: bits are to be spent for a target that stores floats.
+        OptionError: bits are to be spent for a target that stores floats.
     """
     capabilities = capabilities_for(target)
     kinds = [True] if capabilities.supports_implied_zero_points else []
@@ -73,7 +73,7 @@ def bit_budget(
     )
     if not choices.schemes:
         if bits_per_weight is not None:
-            raise QtoolError(
+            raise OptionError(
                 f"{bits_per_weight:g} bits a weight would not be used: target {target.name} stores floats",
                 hint="Choose a target of 4 or 8 bits.",
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from qtool.errors import QtoolError
+from qtool.errors import OptionError
 from qtool.quantize.formats import Formats
 from qtool.quantize.schemes import Role, scheme_for
 from qtool_targets import Target
@@ -53,8 +53,8 @@ def recipe_called(name: str) -> Recipe:
     """Returns the recipe of this name.
 
     Raises:
-        QtoolError: there is none.
+        OptionError: there is none.
     """
     if name not in RECIPES:
-        raise QtoolError(f"unknown recipe {name!r}; known: {', '.join(RECIPES)}")
+        raise OptionError(f"unknown recipe {name!r}; known: {', '.join(RECIPES)}")
     return RECIPES[name]
