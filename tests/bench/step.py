@@ -123,9 +123,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=16, help="decode steps in a turn (default 16)")
     parser.add_argument("--turns", type=int, default=30)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--kernels", default="auto", help="see `qtool_runtime.load` (default auto)")
     options = parser.parse_args()
     measured = {"around": around, "huge-pages": huge_pages}[options.what]
-    with load(options.artifact, threads=options.threads, prefix_memory=0) as model:
+    with load(options.artifact, threads=options.threads, kernels=options.kernels, prefix_memory=0) as model:
         time.sleep(1)  # the weights move into huge pages
         report = measured(model, options)
         say(f"{options.what}, kernels of {model.kernels.name}, {options.threads} threads: {report}")
