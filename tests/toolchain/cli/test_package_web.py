@@ -40,7 +40,7 @@ def test_command_writes_the_folder(invoke: Invoke, web_artifact: Path, tmp_path:
 
 def test_command_asks_what_to_make(invoke: Invoke, web_artifact: Path) -> None:
     result = invoke("package", web_artifact)
-    assert result.exit_code == 2 and "--web FOLDER" in result.stderr
+    assert result.exit_code == 2 and "--archive and --web" in result.stderr
 
 
 def test_missing_libraries_end_with_their_exit_code(
