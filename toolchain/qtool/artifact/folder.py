@@ -25,8 +25,8 @@ try:
 except ImportError:  # Windows: leftovers of killed builds stay until the user removes them
     fcntl = None  # type: ignore[assignment]
 
-WhyNotOurs = Callable[[Path], str | None]
-"""Says why a path is not something that qtool wrote and may replace; None if it is."""
+WhyNotOurs = Callable[[Path, set[str]], str | None]
+"""Says why a folder that holds these names is not something that qtool wrote; None if it is."""
 
 _REPLACED = "replaced"
 """The artifact that --force replaces, on its way out: in a hidden folder too."""
@@ -48,7 +48,7 @@ def check_destination(path: Path, force: bool, why_not_ours: WhyNotOurs | None =
     if not force:
         raise OutputError(f"the output {path} exists already", hint="Choose another folder, or pass --force.")
     with writing(path):
-        reason = (why_not_ours or _why_not_artifact)(path)
+        reason = _why_not_replaced(path, why_not_ours or _why_not_artifact)
     if reason:
         raise OutputError(
             f"the output {path} {reason}, so --force does not replace it",
@@ -56,15 +56,18 @@ def check_destination(path: Path, force: bool, why_not_ours: WhyNotOurs | None =
         )
 
 
-def _why_not_artifact(path: Path) -> str | None:
-    """Says why a path is not an artifact that can be thrown away; None if it is one, or an empty folder."""
+def _why_not_replaced(path: Path, why_not_ours: WhyNotOurs) -> str | None:
+    """Says why what is at a path cannot be thrown away; None if it is ours, or an empty folder."""
     if path.is_symlink():
         return "is a symbolic link"
     if not path.is_dir():
         return "is not a folder"
     names = {entry.name for entry in path.iterdir()}
-    if not names:
-        return None
+    return why_not_ours(path, names) if names else None
+
+
+def _why_not_artifact(path: Path, names: set[str]) -> str | None:
+    """Says why a folder is not an artifact, or holds more than that."""
     # A damaged or outdated artifact is one all the same; a folder with some other manifest.json is not.
     try:
         document = json.loads((path / manifest.FILE_NAME).read_bytes())

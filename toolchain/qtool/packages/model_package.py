@@ -144,15 +144,8 @@ def _manifest(variants: dict[str, tuple[Path, Manifest]]) -> dict[str, Any]:
     }
 
 
-def _why_not_package(path: Path) -> str | None:
-    """Says why a path is not a package that can be thrown away; None if it is one, or an empty folder."""
-    if path.is_symlink():
-        return "is a symbolic link"
-    if not path.is_dir():
-        return "is not a folder"
-    names = {entry.name for entry in path.iterdir()}
-    if not names:
-        return None
+def _why_not_package(path: Path, names: set[str]) -> str | None:
+    """Says why a folder is not a package, or holds more than that."""
     try:
         document = json.loads((path / manifest.FILE_NAME).read_bytes())
         ours = document["additional_metadata"]["producer"]["tool"] == _PRODUCER

@@ -85,14 +85,9 @@ def _copy(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
 
 
-def _why_not_page(path: Path) -> str | None:
-    """Says why a path is not a page that can be thrown away; None if it is one, or an empty folder."""
-    if path.is_symlink():
-        return "is a symbolic link"
-    if not path.is_dir():
-        return "is not a folder"
-    names = {entry.name for entry in path.iterdir()}
-    if names and not (path / MODEL / manifest.FILE_NAME).is_file():
+def _why_not_page(path: Path, names: set[str]) -> str | None:
+    """Says why a folder is not a page, or holds more than that."""
+    if not (path / MODEL / manifest.FILE_NAME).is_file():
         return "is not a page"
     foreign = sorted(names - {entry.name for entry in STATIC.iterdir()} - {MODEL, LIBRARIES})
     return f"holds {foreign[0]!r}, which is no file of the page" if foreign else None
