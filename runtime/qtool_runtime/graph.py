@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +46,14 @@ class LoadedGraph:
         logits_dtype: float32 or float16.
         logits_rows_input: name of the input that says how many rows of logits to return, if there is one.
         takes_positions: whether the graph has the input `position_ids`.
-        attention_mask: int64 ones of shape (1, context), of which each run binds the first part.
-        positions: int64 0, 1, 2, … of shape (1, context), likewise.
+        attention_mask: int64 ones of shape (1, capacity), of which each run binds the first part.
+        positions: int64 0, 1, 2, … of shape (1, capacity), likewise.
         prefill_chunk: most tokens per run.
         reads_one_behind_others: see `Provider`; then a run at the start has any number of tokens.
         takes_batches: whether one run can extend several sequences: their number is not fixed in the graph,
             and their keys and values can share buffers in host memory.
+        row_multiple: a run reads a multiple of so many tokens: those that are missing are filled in behind
+            the last one, and forgotten (see `batch_invariance.py`).
     """
 
     inference: Any
@@ -66,6 +68,20 @@ class LoadedGraph:
     prefill_chunk: int
     reads_one_behind_others: bool
     takes_batches: bool
+    row_multiple: int = 1
+
+    @property
+    def capacity(self) -> int:
+        """Most tokens that the KV cache has room for, those that are filled in included."""
+        return int(self.attention_mask.shape[1])
+
+    def with_row_multiple(self, multiple: int) -> LoadedGraph:
+        """Returns the graph with runs of multiples of `multiple` tokens, for which the context gives up room.
+
+        GroupQueryAttention reads several tokens only of a single sequence, so there are no batches then.
+        """
+        context = self.capacity - (multiple - 1)
+        return replace(self, row_multiple=multiple, context=context, takes_batches=multiple == 1)
 
 
 def open_graph(

@@ -14,7 +14,7 @@ from qtool_runtime.compatibility import import_onnxruntime
 from qtool_runtime.engine import Cancelled, DeadlinePassed
 from qtool_runtime.errors import GenerationError
 from qtool_runtime.graph import LoadedGraph
-from qtool_runtime.kv_cache import KvCache, Snapshot, new_cache
+from qtool_runtime.kv_cache import KvCache, Snapshot, check_room, new_cache
 from qtool_runtime.sole_use import SoleUse
 
 
@@ -33,7 +33,7 @@ class OnnxSession:
         self._closed = False
         self._sole_use = SoleUse("session")
         self._damaged = False
-        self._cache = cache or new_cache(graph.cache_layout, graph.context)
+        self._cache = cache or new_cache(graph.cache_layout, graph.capacity)
         self._binding: Any = graph.inference.io_binding()
         self._run_options = runtime.RunOptions()
         self._cancelled = threading.Event()
@@ -111,7 +111,7 @@ class OnnxSession:
         """Frees the KV cache. Closing twice does nothing."""
         self._closed = True
         self._binding = None
-        self._cache = new_cache(self._graph.cache_layout, self._graph.context)
+        self._cache = new_cache(self._graph.cache_layout, self._graph.capacity)
 
     def cancel(self) -> None:
         """Stops a forward pass that runs in another thread, and refuses further ones."""
@@ -124,7 +124,8 @@ class OnnxSession:
         count = tokens.shape[1]
         if not 1 <= rows <= count:
             raise GenerationError(f"{rows} rows of logits were asked for {count} tokens; valid: 1 to {count}")
-        self._cache.reserve(self._binding, count)
+        check_room(self.length, count, self.context)
+        self._cache.reserve(self._binding, count + self._graph.row_multiple - 1)
         kept = []
         limit = self._graph.prefill_chunk
         if self._graph.reads_one_behind_others:
@@ -132,10 +133,26 @@ class OnnxSession:
         for start, end in _chunks(count, limit):
             self.check()
             wanted = min(rows - (count - end), end - start)
-            logits = self._run(tokens[:, start:end], max(wanted, 1))
+            logits = self._read(tokens[:, start:end], max(wanted, 1))
             if wanted > 0:
                 kept.append(logits.copy() if end < count else logits)
         return kept[0] if len(kept) == 1 else np.concatenate(kept)
+
+    def _read(self, tokens: NDArray[np.int64], rows: int) -> NDArray[np.float32]:
+        """Reads tokens of shape (1, count) in one run, and returns the last rows of logits.
+
+        What is missing to a multiple of rows is filled in behind the last token, where nothing sees it, and
+        its keys and values are forgotten. The LM head gets a multiple of rows, too.
+        """
+        multiple = self._graph.row_multiple
+        if multiple == 1:
+            return self._run(tokens, rows)
+        missing = -tokens.shape[1] % multiple
+        rows_run = rows + missing + -(rows + missing) % multiple
+        logits = self._run(np.pad(tokens, ((0, 0), (0, missing)), mode="edge"), rows_run)
+        if missing:
+            self._cache.truncate(self.length - missing)
+        return logits[rows_run - missing - rows : rows_run - missing]
 
     def _run(self, tokens: NDArray[np.int64], rows: int) -> NDArray[np.float32]:
         """Runs the graph once over `tokens` of shape (1, count), and returns (rows, vocab_size)."""

@@ -1,6 +1,7 @@
 """Decode rate with prompt-lookup drafts against without, on edits, summaries and free text.
 
-    python tests/bench/speculation.py ARTIFACT [--threads N] [--rounds N] [--tokens N]
+    python tests/bench/speculation.py ARTIFACT [--threads N] [--rounds N] [--tokens N] [--kernels off]
+        [--batch-invariant]
 
 Each prompt is answered in turn without drafts and with them; compared are the decode rates of the two
 answers of a round. Edits and summaries are greedy; free text is drawn at temperature 0.8 with a seed, for a
@@ -49,9 +50,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=160)
+    parser.add_argument("--kernels", default="auto")
+    parser.add_argument("--batch-invariant", action="store_true")
     options = parser.parse_args()
     report: dict[str, Any] = {}
-    with qtool_runtime.load(options.artifact, threads=options.threads, prefix_memory=0) as model:
+    loading = {name: getattr(options, name) for name in ("threads", "kernels", "batch_invariant")}
+    with qtool_runtime.load(options.artifact, prefix_memory=0, **loading) as model:
         for name, task in tasks().items():
             report[name] = measure(model, dict(task), options.rounds, options.tokens)
             say(f"{name}: {report[name]}")

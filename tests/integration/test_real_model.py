@@ -91,3 +91,20 @@ def test_genai_reads_and_writes_the_same_tokens(built: dict[str, Any], index: in
         stream = model.generate(prompt, max_tokens=24)
         stream.read()
     assert greedy(path, prompt, 24) == (tokens, list(stream.token_ids))
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_drafts_change_no_bit_where_the_model_is_batch_invariant(built: dict[str, Any], index: int) -> None:
+    """ONNX Runtime's own kernels round otherwise for one row than for several."""
+    code = "def price(items):\n    total = 0\n    for item in items:\n        total += item\n    return total"
+    messages = [
+        {"role": "user", "content": f"Print this code again with `total` renamed to `amount`:\n{code}"}
+    ]
+    options = {"temperature": 0, "repetition_penalty": 1.0, "max_tokens": 60, "logprobs": 0}
+    with qtool_runtime.load(
+        built["paths"][index], kernels="off", batch_invariant=True, prefix_memory=0
+    ) as model:
+        plain, drafted = (model.chat(messages, speculate=speculate, **options) for speculate in (False, True))
+        assert plain.read() == drafted.read()
+        assert plain.stats.logprobs == drafted.stats.logprobs
+        assert drafted.stats.accepted_tokens > 0
