@@ -134,25 +134,16 @@ def generate(
             if chosen and interject:
                 forced.extend(interject(token))
             yield token
-            if sampler.complete:
-                result.stop_reason = "eos"
-                return
-            if len(result.token_ids) == max_tokens:
-                result.stop_reason = "length"
+            if sampler.complete or len(result.token_ids) == max_tokens:
+                result.stop_reason = "eos" if sampler.complete else "length"
                 return
             started = time.perf_counter()
             found = _read_on(reader, result.token_ids, certain, max_tokens, make_room)
             if found is None:
                 result.stop_reason = "context"
                 return
-            logits = found
-            chosen = not forced
-            if forced:
-                token = forced.popleft()
-                sampler.take(token)
-                result.forced_tokens += 1
-            else:
-                token = sampler.choose(logits)
+            logits, chosen = found, not forced
+            token = sampler.choose(logits) if chosen else _take(forced, sampler, result)
             session.announce(token)
             result.decode_seconds += time.perf_counter() - started + session.seconds_ahead
             result.drafted_tokens, result.accepted_tokens = reader.drafted, reader.accepted
@@ -162,6 +153,14 @@ def generate(
         result.stop_reason = "deadline"
     finally:
         reader.finish()
+
+
+def _take(forced: deque[int], sampler: Sampler, result: GenerationResult) -> int:
+    """Takes the next token that is put into the answer rather than chosen."""
+    token = forced.popleft()
+    sampler.take(token)
+    result.forced_tokens += 1
+    return token
 
 
 def _read_on(

@@ -128,3 +128,12 @@ class TestRefusals:
         with pytest.raises(OutputError, match="is not an archive of an artifact, so --force does not"):
             write_archive(tiny_artifact("android-arm64-int4"), path, force=True)
         assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("place", ["model.zip", "assets/model.zip"])
+def test_an_artifact_does_not_go_into_itself(tiny_artifact: Artifacts, place: str) -> None:
+    artifact = tiny_artifact("android-arm64-int4")
+    before = sorted(artifact.rglob("*"))
+    with pytest.raises(OutputError, match="lies within the artifact"):
+        write_archive(artifact, artifact / place)
+    assert sorted(artifact.rglob("*")) == before

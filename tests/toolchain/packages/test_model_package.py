@@ -145,3 +145,5 @@ def test_force_replaces_a_package_and_nothing_else(artifacts: list[Path], tmp_pa
         write_model_package(artifacts, folder, force=True)
     with pytest.raises(OutputError, match="is not a model package of qtool's"):
         write_model_package(artifacts, artifacts[0], force=True)
+    with pytest.raises(OutputError, match="lies within the artifact"):
+        write_model_package(artifacts, artifacts[1] / "package")

@@ -56,6 +56,20 @@ def check_destination(path: Path, force: bool, why_not_ours: WhyNotOurs | None =
         )
 
 
+def check_outside(path: Path, artifact: Path) -> None:
+    """Refuses a destination within the artifact that goes into it: the artifact would not be whole any more.
+
+    Raises:
+        OutputError: it lies there.
+    """
+    with writing(path):
+        inside = path.resolve().is_relative_to(artifact.resolve())
+    if inside:
+        raise OutputError(
+            f"the output {path} lies within the artifact {artifact}", hint="Choose another place."
+        )
+
+
 def _why_not_replaced(path: Path, why_not_ours: WhyNotOurs) -> str | None:
     """Says why what is at a path cannot be thrown away; None if it is ours, or an empty folder."""
     if path.is_symlink():

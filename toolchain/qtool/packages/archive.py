@@ -19,7 +19,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from qtool.artifact.folder import writing
+from qtool.artifact.folder import check_outside, writing
 from qtool.errors import OutputError
 from qtool.packages import checked, file_names
 from qtool_runtime import manifest
@@ -77,6 +77,7 @@ def write_archive(artifact: Path, destination: Path, *, force: bool = False) -> 
     """
     _check_destination(destination, force)
     names = file_names(checked(artifact))
+    check_outside(destination, artifact)
     with writing(destination):
         destination.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".archive-", dir=destination.parent) as folder:

@@ -19,7 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from qtool.artifact.folder import check_destination, new_folder
+from qtool.artifact.folder import check_destination, check_outside, new_folder
 from qtool.packages import checked, file_names, target_name
 from qtool_runtime import manifest
 from qtool_runtime.compatibility import PROVIDERS
@@ -57,6 +57,8 @@ def write_model_package(artifacts: Sequence[Path], destination: Path, *, force: 
     """
     check_destination(destination, force, _why_not_package)
     variants = _variants(artifacts)
+    for artifact in artifacts:
+        check_outside(destination, artifact)
     size = 0
     with new_folder(destination, force=force, why_not_ours=_why_not_package) as folder:
         for name, (artifact, document) in variants.items():

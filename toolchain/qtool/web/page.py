@@ -6,7 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from qtool.artifact.folder import check_destination, new_folder
+from qtool.artifact.folder import check_destination, check_outside, new_folder
 from qtool.web.libraries import find_libraries
 from qtool_runtime import manifest
 from qtool_runtime.errors import ArtifactError
@@ -60,6 +60,7 @@ def package_web(
     _check_use(document)
     check_files(artifact, document, hashes=True)
     check_destination(destination, force, _why_not_page)
+    check_outside(destination, artifact)
     libraries = find_libraries(node_modules, fetch=fetch)
     with new_folder(destination, force=force, why_not_ours=_why_not_page) as folder:
         shutil.copytree(STATIC, folder, dirs_exist_ok=True)
