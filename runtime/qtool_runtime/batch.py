@@ -70,7 +70,7 @@ class Batch:
         """Makes room for sequences of so many tokens."""
         if tokens > self._capacity:
             steps = -(-tokens // GROWTH_STEP) * GROWTH_STEP
-            self._resize(self._rows, min(steps, self.graph.context))
+            self._resize(self._rows, min(steps, self.graph.capacity))
 
     def step(self) -> None:
         """Reads the announced tokens of all sequences that wait for logits, in one pass.

@@ -40,7 +40,7 @@ class RowCache:
 
     def reserve(self, binding: Any, new_tokens: int) -> None:
         """Grows all rows if the new tokens need it."""
-        check_room(self.length, new_tokens, self._batch.graph.context)
+        check_room(self.length, new_tokens, self._batch.graph.capacity)
         self._batch.reserve(self.length + new_tokens)
 
     def bind(self, binding: Any) -> None:

@@ -24,14 +24,14 @@ class EngineOptions:
         threads: CPU threads of the kernels.
         context: longest sequence, in tokens.
         kernels: "auto", "off" or one of the kernel pack's instruction sets; see `kernels.choose_kernels`.
-        batch_invariant: whether a token's result must have the same bits alone and among others.
+        exact_drafts: whether a token's result must have the same bits alone and behind or before drafts.
     """
 
     provider: str | None
     threads: Threads
     context: int
     kernels: str = AUTO
-    batch_invariant: bool = False
+    exact_drafts: bool = False
 
 
 class Cancelled(GenerationError):

@@ -35,7 +35,7 @@ def open_engine(name: str, folder: Path, manifest: Manifest, options: EngineOpti
         options: how it is to run.
 
     Raises:
-        GenerationError: the engine or this processor has no such kernels, or the engine no `batch_invariant`.
+        GenerationError: the engine or this processor has no such kernels, or the engine no `exact_drafts`.
         MissingExtraError: the engine, or the kernel pack that was asked for, is not installed.
         IncompatibleRuntimeError: the installed engine cannot run the artifact, or not on that provider.
         ArtifactError: the model file is not the one that the manifest describes.

@@ -182,8 +182,8 @@ def open_genai(folder: Path, manifest: Manifest, options: EngineOptions) -> Gena
         raise GenerationError(
             f"kernels is {options.kernels!r}; valid with the engine genai: {AUTO}, {OFF}", hint=_OTHER_ENGINE
         )
-    if options.batch_invariant:
-        raise GenerationError("the engine genai has no batch_invariant", hint=_OTHER_ENGINE)
+    if options.exact_drafts:
+        raise GenerationError("the engine genai has no exact_drafts", hint=_OTHER_ENGINE)
     package = import_genai()
     chosen = check_compatibility(manifest, options.provider)
     installed = f"onnxruntime-genai {package.__version__}"

@@ -53,7 +53,7 @@ class LoadedGraph:
         takes_batches: whether one run can extend several sequences: their number is not fixed in the graph,
             and their keys and values can share buffers in host memory.
         row_multiple: a run reads a multiple of so many tokens: those that are missing are filled in behind
-            the last one, and forgotten (see `batch_invariance.py`).
+            the last one, and forgotten (see `exact_drafts.py`).
     """
 
     inference: Any
@@ -76,12 +76,8 @@ class LoadedGraph:
         return int(self.attention_mask.shape[1])
 
     def with_row_multiple(self, multiple: int) -> LoadedGraph:
-        """Returns the graph with runs of multiples of `multiple` tokens, for which the context gives up room.
-
-        GroupQueryAttention reads several tokens only of a single sequence, so there are no batches then.
-        """
-        context = self.capacity - (multiple - 1)
-        return replace(self, row_multiple=multiple, context=context, takes_batches=multiple == 1)
+        """Returns the graph with runs over multiples of so many tokens; the context makes room for that."""
+        return replace(self, row_multiple=multiple, context=self.capacity - (multiple - 1))
 
 
 def open_graph(

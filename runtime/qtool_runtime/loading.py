@@ -29,7 +29,7 @@ def load(
     spin: int | None = None,
     provider: str | None = None,
     kernels: str = AUTO,
-    batch_invariant: bool = False,
+    exact_drafts: bool = False,
     context: int | None = None,
     prefix_memory: int | None = None,
     verify: bool = False,
@@ -53,10 +53,9 @@ def load(
             package qtool-kernels that this processor has, and ONNX Runtime's own without that package;
             "off" for ONNX Runtime's own; or an instruction set such as "avx2". `Model.kernels` says which it
             is; that an installed package cannot be used is also logged (logger "qtool_runtime").
-        batch_invariant: make a token's result independent, to the last bit, of how many tokens a forward pass
-            reads, so that answers with drafts (`speculate`) and from batches are those without. The kernels
-            of qtool-kernels compute so anyway. ONNX Runtime's own take 5 to 20 % longer for it, and read the
-            answers of a batch one after the other.
+        exact_drafts: make answers with drafts (`speculate`) those without, to the last bit. With the kernels
+            of qtool-kernels they always are. ONNX Runtime's own, on x86-64, then take 5 to 20 % longer for a
+            token; its kernels for Arm cannot.
         context: longest prompt and answer together, in tokens; None for what the artifact was planned for.
         prefix_memory: most bytes of keys and values to keep of earlier prompts and answers, so that a prompt
             that starts like one of them is only read from there on; 0 for none. None for what the artifact's
@@ -72,7 +71,7 @@ def load(
         ArtifactError: the folder is not a whole artifact.
         MissingExtraError: the engine, or the kernel package that was asked for, is not installed.
         IncompatibleRuntimeError: the installed engine cannot run it, or not with these kernels or
-            `batch_invariant`.
+            `exact_drafts`.
         ContextLimitError: `context` is longer than planned.
         GenerationError: `threads`, `spin`, `context` or `prefix_memory` is out of its range, `on_answer` is
             not a function, or there is no such engine, or none with such kernels.
@@ -86,7 +85,7 @@ def load(
     context = check_context(context, manifest.context)
     memory = PrefixMemory(check_prefix_memory(prefix_memory, manifest.memory.prefix_memory))
     memory_before = private_memory() if huge_pages else []
-    options = EngineOptions(provider, settings, context, kernels, batch_invariant)
+    options = EngineOptions(provider, settings, context, kernels, exact_drafts)
     opened = open_engine(engine, folder, manifest, options)
     # After the weights: parsing needs memory for a while, which is then not on top of the packing of weights.
     tokenizer = Tokenizer.from_file(folder / "tokenizer.json")

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from qtool_runtime.batch_invariance import make_batch_invariant
 from qtool_runtime.batch_session import new_sessions
 from qtool_runtime.compatibility import check_compatibility
 from qtool_runtime.engine import EngineOptions, Session
 from qtool_runtime.errors import IncompatibleRuntimeError
+from qtool_runtime.exact_drafts import make_drafts_exact
 from qtool_runtime.graph import LoadedGraph, open_graph
 from qtool_runtime.kernels import AUTO, Kernels, choose_kernels, fall_back
 from qtool_runtime.kv_cache import CacheLayout
@@ -45,9 +45,9 @@ class OnnxEngine:
 def open_onnxruntime(folder: Path, manifest: Manifest, options: EngineOptions) -> OnnxEngine:
     """Opens an artifact's model file; see `engines.open_engine`."""
     provider = check_compatibility(manifest, options.provider)
-    if options.batch_invariant and provider.name != "cpu":
+    if options.exact_drafts and provider.name != "cpu":
         raise IncompatibleRuntimeError(
-            f"batch_invariant is for the provider cpu; this is {provider.name}", hint="Load without it."
+            f"exact_drafts is for the provider cpu; this is {provider.name}", hint="Load without it."
         )
     kernels = choose_kernels(options.kernels, manifest, provider)
     try:
@@ -57,6 +57,6 @@ def open_onnxruntime(folder: Path, manifest: Manifest, options: EngineOptions) -
             raise
         kernels = fall_back(error.message)
         graph = open_graph(folder, manifest, provider, kernels, options)
-    if options.batch_invariant:
-        graph = make_batch_invariant(graph)
+    if options.exact_drafts:
+        graph = make_drafts_exact(graph)
     return OnnxEngine(graph, provider.name, options.threads.count, kernels)

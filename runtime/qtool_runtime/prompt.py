@@ -27,7 +27,7 @@ class Prompt:
     kernels for one token round otherwise than those for several, and so at least `LEAST_READ` are read anew.
     The tokens of an earlier answer were read one by one: a prompt that contains it continues from that, which
     may differ from reading it again by rounding (1 % of the largest logit with 4-bit weights, whose kernels
-    round activations to 8 bits), unless the model is loaded with `batch_invariant` or on qtool-kernels.
+    round activations to 8 bits), but not with qtool-kernels.
 
     Args:
         token_ids: shape (count,), at least one.

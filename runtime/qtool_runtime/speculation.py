@@ -11,7 +11,7 @@ course of an answer depends on nothing but its tokens. What may differ is roundi
 sum up in another order for several rows than for one (on x86-64 its attention does), and with activations
 rounded to 8 bits that can decide between two tokens that are about equally likely. The answer is then
 another one, as good as the first. The kernels of qtool-kernels give each row the same bits alone and among
-others, and a model that is loaded with `batch_invariant` does with any kernels, so that answers are the same.
+others, and with ONNX Runtime's own a model can be loaded so (`exact_drafts.py`): then answers are the same.
 """
 
 from __future__ import annotations

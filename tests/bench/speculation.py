@@ -1,7 +1,7 @@
 """Decode rate with prompt-lookup drafts against without, on edits, summaries and free text.
 
     python tests/bench/speculation.py ARTIFACT [--threads N] [--rounds N] [--tokens N] [--kernels off]
-        [--batch-invariant]
+        [--exact-drafts]
 
 Each prompt is answered in turn without drafts and with them; compared are the decode rates of the two
 answers of a round. Edits and summaries are greedy; free text is drawn at temperature 0.8 with a seed, for a
@@ -51,10 +51,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=160)
     parser.add_argument("--kernels", default="auto")
-    parser.add_argument("--batch-invariant", action="store_true")
+    parser.add_argument("--exact-drafts", action="store_true")
     options = parser.parse_args()
     report: dict[str, Any] = {}
-    loading = {name: getattr(options, name) for name in ("threads", "kernels", "batch_invariant")}
+    loading = {name: getattr(options, name) for name in ("threads", "kernels", "exact_drafts")}
     with qtool_runtime.load(options.artifact, prefix_memory=0, **loading) as model:
         for name, task in tasks().items():
             report[name] = measure(model, dict(task), options.rounds, options.tokens)

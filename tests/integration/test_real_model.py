@@ -94,7 +94,7 @@ def test_genai_reads_and_writes_the_same_tokens(built: dict[str, Any], index: in
 
 
 @pytest.mark.parametrize("index", [0, 1])
-def test_drafts_change_no_bit_where_the_model_is_batch_invariant(built: dict[str, Any], index: int) -> None:
+def test_exact_drafts_change_no_bit(built: dict[str, Any], index: int) -> None:
     """ONNX Runtime's own kernels round otherwise for one row than for several."""
     code = "def price(items):\n    total = 0\n    for item in items:\n        total += item\n    return total"
     messages = [
@@ -102,7 +102,7 @@ def test_drafts_change_no_bit_where_the_model_is_batch_invariant(built: dict[str
     ]
     options = {"temperature": 0, "repetition_penalty": 1.0, "max_tokens": 60, "logprobs": 0}
     with qtool_runtime.load(
-        built["paths"][index], kernels="off", batch_invariant=True, prefix_memory=0
+        built["paths"][index], kernels="off", exact_drafts=True, prefix_memory=0
     ) as model:
         plain, drafted = (model.chat(messages, speculate=speculate, **options) for speculate in (False, True))
         assert plain.read() == drafted.read()

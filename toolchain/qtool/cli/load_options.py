@@ -11,7 +11,7 @@ import click
 from qtool_runtime.engines import ENGINES
 from qtool_runtime.kernels import AUTO
 
-_NAMES = ("engine", "context", "threads", "spin", "provider", "kernels", "batch_invariant")
+_NAMES = ("engine", "context", "threads", "spin", "provider", "kernels", "exact_drafts")
 
 kernels_option = click.option(
     "--kernels",
@@ -49,10 +49,9 @@ _OPTIONS = (
     click.option("--provider", help="Run on this provider instead of the artifact's, such as cpu."),
     kernels_option,
     click.option(
-        "--batch-invariant",
+        "--exact-drafts",
         is_flag=True,
-        help="Same answers, to the last bit, with and without drafts, alone and in batches; costs 5 to 20 %"
-        " of the speed where qtool-kernels do not compute.",
+        help="Make answers with drafts those without, to the last bit, also over ONNX Runtime's own kernels.",
     ),
 )
 

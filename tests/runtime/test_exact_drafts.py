@@ -1,4 +1,4 @@
-"""With `batch_invariant`, a token's result does not depend on what else a forward pass computes."""
+"""With `exact_drafts`, a token's result does not depend on which drafts a forward pass reads with it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pytest
 
 import qtool
 from qtool_runtime import GenerationError, IncompatibleRuntimeError, Model, load
-from qtool_runtime.batch_invariance import ROW_MULTIPLES
 from qtool_runtime.errors import ContextLimitError
+from qtool_runtime.exact_drafts import ROW_MULTIPLES
 
 from .decoder_graphs import TinyDecoder, write_artifact
 
-CUTS = [1, 2, 3, 7, 23, 24, 57]
+PIECES = [1, 9, 2, 1, 8, 3, 7, 4, 6, 5, 1, 2, 3]
 PROMPTS = ["Turn on the kitchen light", "What is 7 + 5?", "Say this twice: one two three one two three"]
 
 
@@ -27,19 +27,24 @@ def artifact(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture(scope="module")
 def model(artifact: Path) -> Iterator[Model]:
-    with load(artifact, kernels="off", batch_invariant=True, threads=2, prefix_memory=0) as loaded:
+    with load(artifact, kernels="off", exact_drafts=True, threads=2, prefix_memory=0) as loaded:
         yield loaded
 
 
-def logits(model: Model, tokens: np.ndarray, cuts: list[int]) -> np.ndarray:
+def logits(model: Model, tokens: np.ndarray, pieces: list[int]) -> np.ndarray:
+    """The logits behind all tokens but the first 40: those one after the other, in pieces of such lengths."""
     session = model.new_session()
-    return np.concatenate([session.forward(piece, len(piece)).copy() for piece in np.split(tokens, cuts)])
+    session.forward(tokens[:40])
+    return np.concatenate(
+        [session.forward(piece, len(piece)).copy() for piece in np.split(tokens[40:], np.cumsum(pieces)[:-1])]
+    )
 
 
-def test_logits_are_the_same_bits_however_tokens_are_read(model: Model) -> None:
-    prompt = "The kitchen light is on, and the heating in the bathroom is set to 21 degrees. " * 4
-    tokens = np.array(model.tokenizer.encode(prompt))
-    np.testing.assert_array_equal(logits(model, tokens, CUTS), logits(model, tokens, []))
+def test_logits_are_the_same_bits_with_drafts_of_any_length(model: Model) -> None:
+    prompt = "The kitchen light is on, and the heating in the bathroom is set to 21 degrees. " * 8
+    tokens = np.array(model.tokenizer.encode(prompt))[: 40 + sum(PIECES)]
+    expected = logits(model, tokens, [1] * sum(PIECES))
+    np.testing.assert_array_equal(logits(model, tokens, PIECES), expected)
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
@@ -55,7 +60,7 @@ def test_greedy_answers_with_drafts_are_the_same(model: Model, prompt: str) -> N
     assert drafted.stats.drafted_tokens > 0
 
 
-def test_answers_in_a_batch_are_those_of_single_runs(model: Model) -> None:
+def test_batches_go_on_as_ever(model: Model) -> None:
     conversations = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
     together = model.chat_batch(conversations, temperature=0, max_tokens=32)
     alone = [model.chat(each, temperature=0, max_tokens=32) for each in conversations]
@@ -63,7 +68,7 @@ def test_answers_in_a_batch_are_those_of_single_runs(model: Model) -> None:
 
 
 def test_what_is_filled_in_stays_within_the_context(artifact: Path) -> None:
-    with load(artifact, kernels="off", batch_invariant=True, context=128, prefix_memory=0) as model:
+    with load(artifact, kernels="off", exact_drafts=True, context=128, prefix_memory=0) as model:
         assert 128 - max(ROW_MULTIPLES) < model.context <= 128
         stream = model.generate("Once upon a time", temperature=0, ignore_eos=True)
         stream.read()
@@ -79,16 +84,17 @@ def test_what_is_filled_in_stays_within_the_context(artifact: Path) -> None:
 def test_with_both_kinds_of_cache(update: str, tmp_path: Path, tokenizer_json: bytes) -> None:
     decoder = TinyDecoder(update=update, context=200)
     write_artifact(tmp_path / "a", decoder, {"tokenizer.json": tokenizer_json})
-    with load(tmp_path / "a", threads=1, batch_invariant=True, prefix_memory=0) as model:
-        tokens = np.arange(150) % model.manifest.model.vocab_size
-        np.testing.assert_array_equal(logits(model, tokens, CUTS), logits(model, tokens, []))
+    with load(tmp_path / "a", threads=1, exact_drafts=True, prefix_memory=0) as model:
+        tokens = np.arange(40 + sum(PIECES)) % model.manifest.model.vocab_size
+        expected = logits(model, tokens, [1] * sum(PIECES))
+        np.testing.assert_array_equal(logits(model, tokens, PIECES), expected)
 
 
 def test_it_is_refused_where_there_is_no_room_to_try(artifact: Path) -> None:
-    with pytest.raises(IncompatibleRuntimeError, match="context of 88 tokens or more, not 40"):
-        load(artifact, kernels="off", batch_invariant=True, context=40)
+    with pytest.raises(IncompatibleRuntimeError, match="context of 113 tokens or more, not 40"):
+        load(artifact, kernels="off", exact_drafts=True, context=40)
 
 
 def test_the_engine_genai_refuses_it(artifact: Path) -> None:
-    with pytest.raises(GenerationError, match="batch_invariant"):
-        load(artifact, engine="genai", batch_invariant=True)
+    with pytest.raises(GenerationError, match="exact_drafts"):
+        load(artifact, engine="genai", exact_drafts=True)
