@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 
 
@@ -19,6 +18,8 @@ async def steps_in_thread(
         cancel: stops a step that runs in another thread.
         close: frees what the steps have used.
     """
+    import asyncio  # whoever runs an event loop has it; others load sooner without
+
     loop = asyncio.get_running_loop()
     more = True
     while more:

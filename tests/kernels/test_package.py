@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import platform
+import sys
 from importlib.metadata import version
 
 import pytest
@@ -35,6 +37,13 @@ def test_an_unknown_instruction_set_is_refused(call: str) -> None:
 def test_the_library_is_a_file_of_the_package() -> None:
     assert qtool_kernels.library_path().is_file()
     assert qtool_kernels.library_path().parent.name == "qtool_kernels"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there is a C++ library linked in")
+def test_the_c_plus_plus_library_inside_is_hidden() -> None:
+    library = ctypes.CDLL(str(qtool_kernels.library_path()))
+    shown = [name for name in ("RegisterCustomOps", "_Znwm", "__cxa_throw") if hasattr(library, name)]
+    assert shown == ["RegisterCustomOps"]  # not the operator new and the exceptions of a second C++ library
 
 
 def test_what_is_computed() -> None:
