@@ -1,7 +1,7 @@
 """The tokenizer's files, rebuilt from the metadata of a GGUF file.
 
 They are written in the form that the `tokenizers` library, transformers and onnxruntime-genai read, laid out
-as Qwen's own.
+as Qwen's own but for the order of the vocabulary.
 """
 
 from __future__ import annotations
