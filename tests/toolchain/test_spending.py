@@ -133,7 +133,7 @@ class TestRefusals:
         ("target", "recipe", "message"),
         [
             ("x64-int4", "balanced", "4.6 bits a weight would not be used: the recipe 'balanced' stores"),
-            ("x64-fp32", "best", "would not be used: target x64-fp32 stores floats"),
+            ("x64-fp32", "best", "the recipe best would change nothing for the target x64-fp32"),
         ],
     )
     def test_bits_that_nothing_spends(self, target: str, recipe: str, message: str) -> None:

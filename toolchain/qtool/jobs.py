@@ -28,8 +28,7 @@ from qtool.olive.settings import planned_quantization
 from qtool.plain_text import PlainText
 from qtool.plan import Plan, make_plan
 from qtool.quantize.formats import Formats, formats_for
-from qtool.quantize.recipes import FAST, Recipe, recipe_called
-from qtool.quantize.schemes import Role, scheme_for
+from qtool.quantize.recipes import FAST, Recipe, recipe_called, recipes_for
 from qtool_targets import Gates, Target, TargetError
 
 if TYPE_CHECKING:
@@ -71,6 +70,7 @@ class Job:
     formats: Formats
     """How each matrix is stored. With a budget, what is to be expected until sensitivities are measured."""
     recipe: Recipe = FAST
+    """The one that was asked for; `FAST` where that changes nothing for the target."""
     budget: BitBudget | None = None
     """What matrices may take, where that is to be spent where it counts."""
     calibration: CalibrationText | None = None
@@ -115,7 +115,8 @@ def plan_jobs(
 ) -> list[Job]:
     """Opens the source and plans an artifact for each target; reads no tensor.
 
-    With several targets, `output` is the parent of the folders NAME-TARGET. With `plan_only`, weights
+    With several targets, `output` is the parent of the folders NAME-TARGET, and those for which the recipe
+    changes nothing are built by the recipe `fast`, without a budget of bits. With `plan_only`, weights
     are neither downloaded nor looked for: a folder with a config.json will do. Such jobs cannot be run.
     """
     if exporter not in EXPORTERS:
@@ -130,13 +131,13 @@ def plan_jobs(
     loaded = [
         qtool_targets.with_gates(_target(item, kv_cache, exporter), gates or Gates()) for item in targets
     ]
-    text = _calibration_text(loaded, chosen, calibration)
+    recipes = recipes_for(chosen, loaded)
+    text = _calibration_text(loaded, recipes, calibration)
     checkpoint = open_source(model, configuration_only=plan_only)
     _check_recipe(chosen, checkpoint, len(targets))
     common = _Common(
         checkpoint=checkpoint,
         exporter=exporter,
-        recipe=chosen,
         limits=Limits(target_bpw, gates is not None and gates.max_size_mb is not None),
         text=text,
         system_prompt=_system_prompt(bake_prompt, checkpoint),
@@ -144,11 +145,11 @@ def plan_jobs(
         threads=threads_or_all(threads),
     )
     jobs = []
-    for target in loaded:
+    for target, each in zip(loaded, recipes, strict=True):
         folder = Path(f"{checkpoint.name}-{target.name}")
         if output is not None:
             folder = Path(output) / folder if len(targets) > 1 else Path(output)
-        jobs.append(common.job(target, _context(checkpoint, target, context), folder))
+        jobs.append(common.job(target, each, _context(checkpoint, target, context), folder))
     return jobs
 
 
@@ -158,14 +159,13 @@ class _Common:
 
     checkpoint: Checkpoint
     exporter: str
-    recipe: Recipe
     limits: Limits
     text: CalibrationText | None
     system_prompt: SystemPrompt | None
     evaluation: Evaluation | None
     threads: int
 
-    def job(self, target: Target, context: int, output: Path) -> Job:
+    def job(self, target: Target, recipe: Recipe, context: int, output: Path) -> Job:
         """Plans the artifact for one target."""
         plan_with = partial(
             make_plan,
@@ -174,13 +174,13 @@ class _Common:
             context,
             self.checkpoint.tokenizer_bytes,
             self.threads,
-            recipe=self.recipe,
+            recipe=recipe,
             exporter=self.exporter,
             system_prompt=self.system_prompt,
         )
-        formats, plan, budget = _formats(self.checkpoint, target, self.recipe, plan_with, self.limits)
+        formats, plan, budget = _formats(self.checkpoint, target, recipe, plan_with, self.limits)
         scarce = budget is not None and budget.is_scarce
-        calibrates = self.recipe.calibrates(formats) or self.recipe.runs_olive(target)
+        calibrates = recipe.calibrates(formats) or recipe.runs_olive(target)
         measures = scarce or calibrates or target.precision.kv_cache == "int8"
         return Job(
             checkpoint=self.checkpoint,
@@ -190,7 +190,7 @@ class _Common:
             output=output,
             plan=plan,
             formats=formats,
-            recipe=self.recipe,
+            recipe=recipe,
             budget=budget,
             calibration=self.text if measures else None,
             system_prompt=self.system_prompt,
@@ -278,10 +278,13 @@ def _quantization(checkpoint: Checkpoint, target: Target, recipe: Recipe) -> Qua
 
 
 def _calibration_text(
-    targets: Sequence[Target], recipe: Recipe, path: str | Path | None
+    targets: Sequence[Target], recipes: Sequence[Recipe], path: str | Path | None
 ) -> CalibrationText | None:
     """Reads the text, if any target is calibrated."""
-    if any(_reads_text(target, recipe) for target in targets):
+    if any(
+        recipe.changes(target) or target.precision.kv_cache == "int8"
+        for target, recipe in zip(targets, recipes, strict=True)
+    ):
         return read_calibration_text(path)
     if path is not None:
         raise OptionError(
@@ -290,14 +293,6 @@ def _calibration_text(
             " int8, or leave the text out.",
         )
     return None
-
-
-def _reads_text(target: Target, recipe: Recipe) -> bool:
-    """Tells whether something of the artifact may be measured on a text."""
-    schemes = {str(role): scheme_for(target, role) for role in Role}
-    spends = recipe.room is not None and any(scheme.is_integer for scheme in schemes.values())
-    calibrates = recipe.calibrates(schemes) or recipe.runs_olive(target)
-    return spends or calibrates or target.precision.kv_cache == "int8"
 
 
 def _system_prompt(path: str | Path | None, checkpoint: Checkpoint) -> SystemPrompt | None:

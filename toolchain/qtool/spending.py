@@ -10,7 +10,7 @@ from qtool.checkpoint.config import QwenConfig
 from qtool.errors import GateError, OptionError
 from qtool.passes.capabilities import capabilities_for
 from qtool.plan import Plan, scale_bytes
-from qtool.quantize.choices import Choices, choices_for
+from qtool.quantize.choices import GROUP_SIZES, Choices, choices_for
 from qtool.quantize.formats import Formats
 from qtool_runtime.manifest import QuantizedGroup, SpentBits
 from qtool_targets import Target
@@ -58,7 +58,7 @@ def bit_budget(
 
     Raises:
         GateError: less is asked for than is possible.
-        OptionError: bits are to be spent for a target that stores floats.
+        OptionError: bits are to be spent, but there is nothing to choose.
     """
     capabilities = capabilities_for(target)
     kinds = [True] if capabilities.supports_implied_zero_points else []
@@ -74,8 +74,10 @@ def bit_budget(
     if not choices.schemes:
         if bits_per_weight is not None:
             raise OptionError(
-                f"{bits_per_weight:g} bits a weight would not be used: target {target.name} stores floats",
-                hint="Choose a target of 4 or 8 bits.",
+                f"{bits_per_weight:g} bits a weight would not be used: no matrix can have another format than"
+                f" target {target.name} says",
+                hint=f"Groups of {', '.join(map(str, GROUP_SIZES))} divide no matrix's input features; leave"
+                " --target-bpw out.",
             )
         return None
     usual = choices.nbytes(formats)

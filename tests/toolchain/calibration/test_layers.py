@@ -213,7 +213,7 @@ class TestRefusals:
 
     def test_of_a_text_that_nothing_would_read(self, tmp_path: Path) -> None:
         with pytest.raises(QtoolError, match="would not be used: nothing is calibrated"):
-            plan_jobs("no/model", ["x64-int8"], recipe="balanced", calibration=tmp_path / "none.txt")
+            plan_jobs("no/model", ["x64-int8"], calibration=tmp_path / "none.txt")
 
     @pytest.mark.parametrize(
         ("content", "message"),

@@ -40,7 +40,10 @@ def test_json_holds_path_size_and_memory(invoke: Invoke, source: Path, tmp_path:
     output = tmp_path / "out"
     report = json.loads(invoke("build", source, "-t", "x64-int8", "-o", output, "--json").stdout)
     document = manifest.read(output)
-    keys = {"path", "size", "seconds", "target", "context", "memory", "planned_size", "quality", "from_cache"}
+    keys = {
+        *("path", "size", "seconds", "target", "context", "recipe"),
+        *("memory", "planned_size", "quality", "from_cache"),
+    }
     assert report.keys() == keys
     assert report["from_cache"] is False
     assert report["quality"] is None
@@ -61,6 +64,16 @@ def test_all_builds_every_target_below_the_output(invoke: Invoke, source: Path, 
     assert {path.name for path in (tmp_path / "all").iterdir()} == {
         f"tiny-qwen3-{name}" for name in qtool_targets.names()
     }
+
+
+def test_targets_for_which_a_recipe_changes_nothing_are_named(invoke: Invoke, source: Path) -> None:
+    result = invoke("build", source, "-t", "all", "--recipe", "best", "--target-bpw", "4.8", "--plan")
+    assert result.exit_code == 0, result.stderr
+    assert (
+        "best changes nothing for cuda-fp16, directml-fp16, x64-fp32: as with the recipe fast"
+        in result.stderr
+    )
+    assert "changes nothing" not in invoke("build", source, "-t", "all", "--plan").stderr
 
 
 def test_a_target_file_of_the_users(invoke: Invoke, source: Path, tmp_path: Path) -> None:

@@ -57,11 +57,6 @@ def test_plans_need_no_olive() -> None:
     assert sizes["olive-mixed"] - sizes["olive"] == pytest.approx(more, rel=0.05)
 
 
-def test_a_target_in_floats_leaves_olive_nothing_to_do(tmp_path: Path) -> None:
-    artifact = qtool.build(target="x64-fp32", recipe="olive", output=tmp_path / "out")
-    assert {group.algorithm for group in artifact.manifest.quantization} == {"none"}
-
-
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_the_model_that_olive_is_given(dtype: str, tiny_checkpoint: Checkpoints, tmp_path: Path) -> None:
     tiny = tiny_checkpoint("qwen3", tied=False)

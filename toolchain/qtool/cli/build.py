@@ -144,6 +144,8 @@ def command(
         threads=threads,
         plan_only=plan_only,
     )
+    if left_out := [job.target.name for job in jobs if job.recipe.name != recipe]:
+        click.echo(f"{recipe} changes nothing for {', '.join(left_out)}: as with the recipe fast", err=True)
     if plan_only:
         _print_plans(jobs, as_json)
         return
@@ -227,6 +229,7 @@ def _print_artifacts(jobs: list[Job], artifacts: list[Artifact], seconds: float,
                 "from_cache": artifact.from_cache,
                 "target": job.target.name,
                 "context": artifact.manifest.context,
+                "recipe": job.recipe.name,
                 "memory": asdict(artifact.manifest.memory),
                 "planned_size": job.plan.artifact,
                 "quality": None if artifact.manifest.quality is None else asdict(artifact.manifest.quality),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qtool.errors import OptionError
@@ -34,6 +35,12 @@ class Recipe:
         """Tells whether Olive has anything to quantize in a build for `target`."""
         return bool(self.olive_passes) and scheme_for(target, Role.MLP).is_integer
 
+    def changes(self, target: Target) -> bool:
+        """Tells whether an artifact for `target` is not the same as with the recipe `fast`."""
+        formats = {str(role): scheme_for(target, role) for role in Role}
+        spends = self.room is not None and any(scheme.is_integer for scheme in formats.values())
+        return spends or self.calibrates(formats) or self.runs_olive(target)
+
 
 FAST = Recipe("fast", calibrated=False)
 
@@ -58,3 +65,20 @@ def recipe_called(name: str) -> Recipe:
     if name not in RECIPES:
         raise OptionError(f"unknown recipe {name!r}; known: {', '.join(RECIPES)}")
     return RECIPES[name]
+
+
+def recipes_for(recipe: Recipe, targets: Sequence[Target]) -> list[Recipe]:
+    """Returns the recipe for each target for which it changes anything, and `FAST` for the others.
+
+    Raises:
+        OptionError: it changes nothing for any of them.
+    """
+    found = [recipe if recipe.changes(target) else FAST for target in targets]
+    if recipe == FAST or recipe in found:
+        return found
+    names = ", ".join(target.name for target in targets)
+    useful = [each.name for each in RECIPES.values() if any(each.changes(target) for target in targets)]
+    raise OptionError(
+        f"the recipe {recipe.name} would change nothing for the target {names}",
+        hint=f"Choose one of: {', '.join([FAST.name, *useful])}; or a target of fewer bits.",
+    )
