@@ -46,11 +46,11 @@ def run_round(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         together = build(model, "all", folder / "all", recipe)
-        built = {artifact["target"]: Path(artifact["path"]) for artifact in json.loads(together.stdout)}
+        reports = {report["target"]: report for report in json.loads(together.stdout)}
         apart, different = [], []
-        for target in targets:
-            apart.append(build(model, target, folder / "separate", recipe))
-            different += differing_files(target, built[target], folder / "separate")
+        for target in targets:  # a recipe that changes nothing for a target was left out there
+            apart.append(build(model, target, folder / "separate", reports[target]["recipe"]))
+            different += differing_files(target, Path(reports[target]["path"]), folder / "separate")
             shutil.rmtree(folder / "separate")  # one artifact in float32 is gigabytes
         return together, apart, different
 

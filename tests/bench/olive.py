@@ -28,10 +28,14 @@ def build(model: list[str], target: str, recipe: str, output: Path, threads: int
     return run_child([*QTOOL, "build", *model, *options])
 
 
-def evaluate(model: list[str], artifacts: list[Path], tokens: int) -> dict[str, dict[str, Any]]:
+def evaluate(
+    model: list[str], artifacts: list[Path], tokens: int, text: Path | None
+) -> dict[str, dict[str, Any]]:
     """Compares artifacts with the model; returns the report of each by its folder's name."""
-    against = ["--against", *model] if model else []
-    child = run_child([*QTOOL, "eval", *artifacts, *against, "--tokens", str(tokens), "--json"])
+    options = ["--tokens", str(tokens), "--json"]
+    options += ["--against", *model] if model else []
+    options += ["--text", str(text)] if text else []
+    child = run_child([*QTOOL, "eval", *artifacts, *options])
     document = json.loads(child.stdout)
     return {artifact["name"]: artifact for artifact in document["artifacts"]}
 
@@ -43,6 +47,7 @@ def main() -> None:
     parser.add_argument("--target", default="x64-int4")
     parser.add_argument("--recipes", nargs="+", default=["fast", "balanced", "olive", "olive-mixed"])
     parser.add_argument("--tokens", type=int, default=4096, help="predictions to compare")
+    parser.add_argument("--text", type=Path, help="what both read; qtool's own text when absent")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     results: dict[str, dict[str, Any]] = {}
@@ -57,7 +62,8 @@ def main() -> None:
                 "bytes": folder_bytes(folder),
             }
             say(f"{recipe}: built in {child.seconds:.0f} s, {child.cpu_seconds:.0f} s of processor time")
-        for recipe, report in evaluate(arguments.model, folders, arguments.tokens).items():
+        reports = evaluate(arguments.model, folders, arguments.tokens, arguments.text)
+        for recipe, report in reports.items():
             found = results[recipe]
             found |= {key: report[key] for key in ("top1_agreement", "perplexity")}
             found |= {"kl": report["kl"]["mean"], "kl_standard_error": report["kl"]["standard_error"]}
