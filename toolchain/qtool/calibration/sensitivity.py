@@ -42,6 +42,16 @@ _EVERY_ROW = 16
 _ACTIVATIONS = {32: 0.009, 64: 0.016, 128: 0.027}
 """What it costs that kernels round activations to 8 bits in groups of the same size, relative to rounding the
 weights to 4 bits in groups of 32 (tests/bench/NOTES.md)."""
+_READERS = {
+    "q_proj": 0.5,
+    "k_proj": 0.67,
+    "v_proj": 1.15,
+    "o_proj": 0.55,
+    "gate_proj": 0.37,
+    "up_proj": 0.45,
+    "down_proj": 1.1,
+}
+"""How many times as much that is for what these matrices read; 1 for the LM head."""
 
 
 def measure_losses(
@@ -79,7 +89,7 @@ def measure_losses(
         tasks = [(_weight(checkpoint, name), schemes) for name, schemes in options.items()]
         errors = pool.map(lambda task: _errors(*task), tasks)
         return {
-            name: _losses(divergences[name], errors_of_one)
+            name: _losses(divergences[name], errors_of_one, _activations(name))
             for name, errors_of_one in zip(options, errors, strict=True)
         }
 
@@ -201,13 +211,21 @@ def _errors(weight: Weight, schemes: Sequence[Scheme]) -> dict[Scheme, float]:
     return errors
 
 
-def _losses(divergence: float, errors: Mapping[Scheme, float]) -> dict[Scheme, float]:
-    """Returns what each format costs, from what the measured one does."""
+def _activations(name: str) -> dict[int, float]:
+    """Returns what rounding a matrix's input costs, by the size of groups; see `_ACTIVATIONS`."""
+    factor = next((factor for reader, factor in _READERS.items() if f".{reader}." in name), 1.0)
+    return {size: factor * cost for size, cost in _ACTIVATIONS.items()}
+
+
+def _losses(
+    divergence: float, errors: Mapping[Scheme, float], activations: Mapping[int, float]
+) -> dict[Scheme, float]:
+    """Returns what each format costs, from what the measured one does, and from `_activations`."""
     measured = errors[_probe(list(errors))]
     if measured == 0:  # the weights lie on that grid: nothing was measured, but their errors can be compared
         divergence = measured = 1.0
     usual = divergence * min(error for scheme, error in errors.items() if scheme.bits == 4) / measured
     return {
-        scheme: divergence * error / measured + usual * _ACTIVATIONS[scheme.group_size]
+        scheme: divergence * error / measured + usual * activations[scheme.group_size]
         for scheme, error in errors.items()
     }
