@@ -1,7 +1,8 @@
 """Whose kernels compute an artifact's matrix products and attention: ONNX Runtime's, or the optional pack's.
 
 The package qtool-kernels (the extra `kernels`) implements some of the operators of the domain com.microsoft
-again, in a domain of its own. Artifacts do not name it: when a graph is loaded, its nodes are pointed there.
+again, in a domain of its own. Artifacts do not name it: when a graph is loaded, its nodes are pointed there,
+and groups of them become one node (`fused_nodes`).
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from typing import Any
 
 from qtool_runtime.compatibility import Provider
 from qtool_runtime.errors import GenerationError, IncompatibleRuntimeError, MissingExtraError
+from qtool_runtime.fused_nodes import fuse
 from qtool_runtime.manifest import Manifest
-from qtool_runtime.operator_domains import move_operators
+from qtool_runtime.model_file import ModelFile, Node
 
 AUTO, OFF = "auto", "off"
 ONNXRUNTIME = "onnxruntime"
@@ -62,7 +64,7 @@ class Kernels:
             yield
 
     def point(self, graph: Path, manifest: Manifest) -> bytes:
-        """Returns a model file with its nodes pointed to the pack.
+        """Returns a model file with its nodes pointed to the pack, and fused.
 
         Raises:
             ArtifactError: it is not a model file.
@@ -70,15 +72,16 @@ class Kernels:
         """
         attention = manifest.kv_cache.dtype == "float32"
 
-        def moves(domain: str, operator: str, attributes: dict[str, int]) -> bool:
-            if domain != REPLACED_DOMAIN or (operator == "GroupQueryAttention" and not attention):
+        def is_supported(node: Node) -> bool:
+            if node.domain != REPLACED_DOMAIN or (node.operator == "GroupQueryAttention" and not attention):
                 return False
-            return bool(self.pack.supports(operator, attributes))
+            return bool(self.pack.supports(node.operator, node.attributes))
 
-        model, moved = move_operators(graph.read_bytes(), PACK_DOMAIN, moves)
-        if not moved:
+        model = ModelFile.read(graph.read_bytes())
+        nodes = [node.moved(PACK_DOMAIN) if is_supported(node) else node for node in model.nodes]
+        if all(node.domain != PACK_DOMAIN for node in nodes):
             raise IncompatibleRuntimeError("the artifact has no operator that qtool-kernels computes")
-        return model
+        return model.write(fuse(nodes, model.outputs, PACK_DOMAIN), PACK_DOMAIN)
 
 
 def own_kernels(reason: str) -> Kernels:

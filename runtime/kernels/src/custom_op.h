@@ -1,4 +1,4 @@
-// Makes an OrtCustomOp of a class: constructor (Api, info), compute(context), and constants for its inputs.
+// Makes an OrtCustomOp of a class: constructor (Api, info), compute(context), and constants for its inputs and outputs.
 #pragma once
 
 #include <climits>
@@ -20,7 +20,7 @@ struct CustomOp : OrtCustomOp {
     GetInputMemoryType = [](const OrtCustomOp*, size_t) { return 0; };
     GetOutputTypeCount = [](const OrtCustomOp*) { return Op::kOutputs; };
     GetOutputType = [](const OrtCustomOp*, size_t) { return ort::kFloat; };
-    GetOutputCharacteristic = [](const OrtCustomOp*, size_t) { return 0; };
+    GetOutputCharacteristic = [](const OrtCustomOp*, size_t index) { return Op::output_required(index) ? 0 : 1; };
     GetStartVersion = [](const OrtCustomOp*) { return 1; };
     GetEndVersion = [](const OrtCustomOp*) { return INT_MAX; };
     CreateKernelV2 = create;

@@ -5,6 +5,7 @@
 
 #include "attention.h"
 #include "matmul.h"
+#include "row_functions.h"
 
 namespace qtool {
 
@@ -12,6 +13,7 @@ struct InstructionSet {
   const char* name;
   const MatMulKernels* matmul;  // in the order of kWeightFormats
   AttentionKernels attention;
+  RowFunctions rows;
   bool (*supported)();  // by the processor and the operating system
 };
 

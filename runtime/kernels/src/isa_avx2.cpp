@@ -5,6 +5,7 @@
 #include "attention_kernels.h"
 #include "isa.h"
 #include "matmul_kernels.h"
+#include "row_kernels.h"
 
 namespace qtool {
 namespace {
@@ -30,6 +31,7 @@ struct MultiplyAddBytes {
 const InstructionSet& avx2_instruction_set() {
   static const InstructionSet set{"avx2", MatMulTable<Avx2<MultiplyAddBytes>>::kTable,
                                   Attention<Avx2<MultiplyAddBytes>>::kernels(),
+                                  Rows<Avx2<MultiplyAddBytes>>::functions(),
                                   [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }};
   return set;
 }

@@ -5,6 +5,7 @@
 #include "attention_kernels.h"
 #include "isa.h"
 #include "matmul_kernels.h"
+#include "row_kernels.h"
 
 namespace qtool {
 namespace {
@@ -67,6 +68,7 @@ struct Avx512Vnni {
   static Floats to_floats(Ints a) { return _mm512_cvtepi32_ps(a); }
   static Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
   static Floats multiply(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
+  static Floats divide(Floats a, Floats b) { return _mm512_div_ps(a, b); }
 
   static Floats multiply_add(Floats sum, Floats a, Floats b) { return _mm512_fmadd_ps(a, b, sum); }
   static Floats maximum(Floats a, Floats b) { return _mm512_max_ps(a, b); }
@@ -210,7 +212,7 @@ bool supported() {
 
 const InstructionSet& avx512_vnni_instruction_set() {
   static const InstructionSet set{"avx512-vnni", MatMulTable<Avx512Vnni>::kTable, Attention<Avx512Vnni>::kernels(),
-                                  supported};
+                                  Rows<Avx512Vnni>::functions(), supported};
   return set;
 }
 

@@ -6,6 +6,7 @@
 #include "isa.h"
 #include "isa_avx2.h"
 #include "matmul_kernels.h"
+#include "row_kernels.h"
 
 namespace qtool {
 namespace {
@@ -28,7 +29,7 @@ bool supported() {
 
 const InstructionSet& avx_vnni_instruction_set() {
   static const InstructionSet set{"avx-vnni", MatMulTable<Avx2<Vnni>>::kTable, Attention<Avx2<Vnni>>::kernels(),
-                                  supported};
+                                  Rows<Avx2<Vnni>>::functions(), supported};
   return set;
 }
 

@@ -4,6 +4,7 @@
 #include "isa.h"
 #include "isa_neon.h"
 #include "matmul_kernels.h"
+#include "row_kernels.h"
 
 namespace qtool {
 namespace {
@@ -19,7 +20,8 @@ struct SignedDot {
 
 const InstructionSet& dotprod_instruction_set() {
   static const InstructionSet set{"dotprod", MatMulTable<Neon<SignedDot>>::kTable,
-                                  Attention<Neon<SignedDot>>::kernels(), has_dotprod};
+                                  Attention<Neon<SignedDot>>::kernels(), Rows<Neon<SignedDot>>::functions(),
+                                  has_dotprod};
   return set;
 }
 

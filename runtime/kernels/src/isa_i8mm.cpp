@@ -4,6 +4,7 @@
 #include "isa.h"
 #include "isa_neon.h"
 #include "matmul_kernels.h"
+#include "row_kernels.h"
 
 namespace qtool {
 namespace {
@@ -19,7 +20,7 @@ struct MixedDot {
 
 const InstructionSet& i8mm_instruction_set() {
   static const InstructionSet set{"i8mm", MatMulTable<Neon<MixedDot>>::kTable, Attention<Neon<MixedDot>>::kernels(),
-                                  has_i8mm};
+                                  Rows<Neon<MixedDot>>::functions(), has_i8mm};
   return set;
 }
 

@@ -108,6 +108,9 @@ struct Neon {
   static Floats multiply(Floats a, Floats b) {
     return each<Floats>([&](int i) { return vmulq_f32(a.at[i], b.at[i]); });
   }
+  static Floats divide(Floats a, Floats b) {
+    return each<Floats>([&](int i) { return vdivq_f32(a.at[i], b.at[i]); });
+  }
   static Floats multiply_add(Floats sum, Floats a, Floats b) {
     return each<Floats>([&](int i) { return vfmaq_f32(sum.at[i], a.at[i], b.at[i]); });
   }

@@ -3,12 +3,13 @@
 #include "attention_kernels.h"
 #include "isa.h"
 #include "matmul_kernels.h"
+#include "row_kernels.h"
 
 namespace qtool {
 
 const InstructionSet& portable_instruction_set() {
   static const InstructionSet set{"portable", MatMulTable<Portable>::kTable, Attention<Portable>::kernels(),
-                                  [] { return true; }};
+                                  Rows<Portable>::functions(), [] { return true; }};
   return set;
 }
 

@@ -105,6 +105,9 @@ struct Portable {
   static Floats multiply(Floats a, Floats b) {
     return map<Floats>([&](int i) { return a.at[i] * b.at[i]; });
   }
+  static Floats divide(Floats a, Floats b) {
+    return map<Floats>([&](int i) { return a.at[i] / b.at[i]; });
+  }
 
   // sum + a * b, rounded once or twice
   static Floats multiply_add(Floats sum, Floats a, Floats b) { return add(sum, multiply(a, b)); }

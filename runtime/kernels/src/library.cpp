@@ -1,7 +1,10 @@
 // What the shared library exports: ONNX Runtime's entry point, and functions for the Python package.
 
+#include <initializer_list>
+
 #include "custom_op.h"
 #include "instruction_sets.h"
+#include "op_fused_matmul_nbits.h"
 #include "op_group_query_attention.h"
 #include "op_matmul_nbits.h"
 #include "self_test.h"
@@ -27,6 +30,7 @@ void copy_message(const std::string& message, char* out, size_t size) {
 // Runtime never releases a domain that a library has registered.
 QTOOL_EXPORT OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
   static const qtool::CustomOp<qtool::MatMulNBits> matmul_nbits;
+  static const qtool::CustomOp<qtool::FusedMatMulNBits> fused_matmul_nbits;
   static const qtool::CustomOp<qtool::GroupQueryAttention> group_query_attention;
   const OrtApi* table = base->GetApi(qtool::ort::kApiVersion);
   if (table == nullptr) {
@@ -39,7 +43,7 @@ QTOOL_EXPORT OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const OrtA
       OrtCustomOpDomain* created = nullptr;
       api.call(qtool::ort::Slot::CreateCustomOpDomain, kDomain, &created);
       for (const OrtCustomOp* op :
-           {static_cast<const OrtCustomOp*>(&matmul_nbits), static_cast<const OrtCustomOp*>(&group_query_attention)}) {
+           std::initializer_list<const OrtCustomOp*>{&matmul_nbits, &fused_matmul_nbits, &group_query_attention}) {
         api.call(qtool::ort::Slot::CustomOpDomain_Add, created, op);
       }
       return created;

@@ -16,6 +16,7 @@ class GroupQueryAttention {
 
   static int input_type(size_t index);
   static bool input_required(size_t index);
+  static bool output_required(size_t) { return true; }
 
   // Throws ort::Error if the node asks for what the kernels do not do.
   GroupQueryAttention(const ort::Api& api, const OrtKernelInfo* info);

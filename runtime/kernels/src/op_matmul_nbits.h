@@ -1,12 +1,7 @@
 // The operator MatMulNBits: com.microsoft's, for float32 and the formats that there are kernels for.
 #pragma once
 
-#include <memory>
-#include <vector>
-
-#include "instruction_sets.h"
-#include "matmul.h"
-#include "ort.h"
+#include "op_weights.h"
 
 namespace qtool {
 
@@ -18,6 +13,7 @@ class MatMulNBits {
 
   static int input_type(size_t index);
   static bool input_required(size_t index) { return index < 3; }
+  static bool output_required(size_t) { return true; }
 
   // Throws ort::Error if the node is not one that the kernels take.
   MatMulNBits(const ort::Api& api, const OrtKernelInfo* info);
@@ -26,8 +22,8 @@ class MatMulNBits {
 
  private:
   ort::Api api_;
-  Weights weights_;
-  const MatMulKernels* kernels_;
+  const RowFunctions& functions_;
+  Product product_;
 };
 
 }  // namespace qtool

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <utility>
 
 #include "scratch.h"
 
@@ -16,58 +17,187 @@ constexpr int64_t kTaskBytes = 64 << 10;
 
 constexpr size_t round_up(size_t size) { return (size + kVectorBytes - 1) / kVectorBytes * kVectorBytes; }
 
-QuantizedRows reserve_rows(Scratch& scratch, const Weights& w, int64_t rows) {
-  QuantizedRows result;
-  result.rows = rows;
-  result.groups = w.groups();
-  result.group_values = kGroup * w.block_size;
-  size_t values = round_up(rows * result.groups * result.group_values);
-  size_t blocks = round_up(rows * result.groups * kGroup * sizeof(float));
-  unsigned char* memory = scratch.reserve(values + 2 * blocks);
-  result.values = reinterpret_cast<int8_t*>(memory);
-  result.scales = reinterpret_cast<float*>(memory + values);
-  result.negative_sums = reinterpret_cast<int32_t*>(memory + values + blocks);
-  return result;
-}
+// Rows of x as each product's format has them; products of one format share theirs.
+class Inputs {
+ public:
+  Inputs(const ProductsProblem& problem, const std::vector<Product>& products, Scratch& scratch) : p_(problem) {
+    size_t size = 0;
+    for (const Product& product : products) {
+      auto same = [&](const Format& format) { return format.kernels == product.kernels; };
+      auto found = std::find_if(formats_.begin(), formats_.end(), same);
+      of_product_.push_back(found - formats_.begin());
+      if (found != formats_.end()) continue;
+      formats_.push_back({product.kernels, shape(product.weights, problem.rows)});
+      size += bytes(formats_.back().rows);
+    }
+    unsigned char* memory = scratch.reserve(size);
+    for (Format& format : formats_) memory = place(format.rows, memory);
+  }
 
-void multiply_few(const MatMulKernels& kernels, const Weights& w, const QuantizedRows& x, Output y,
-                  const ParallelFor& parallel_for) {
-  int64_t columns = std::max<int64_t>(4, kTaskBytes / w.column_bytes() / 4 * 4);
-  parallel_for(divide_up(w.columns, columns), [&](int64_t task) {
-    Range range{task * columns, std::min(w.columns, (task + 1) * columns)};
-    kernels.few_rows(w, x, range, y);
-  });
-}
+  // Adds, normalizes and quantizes a row.
+  void prepare(const RowFunctions& functions, int64_t row) const {
+    static thread_local Scratch scratch;
+    const float* x = p_.x + row * p_.depth;
+    if (p_.norm_weight != nullptr) {
+      auto* normalized = reinterpret_cast<float*>(scratch.reserve(p_.depth * sizeof(float)));
+      const float* skip = p_.skip ? p_.skip + row % p_.skip_rows * p_.depth : nullptr;
+      float* sum = p_.sum ? p_.sum + row * p_.depth : normalized;
+      functions.normalize(x, skip, p_.norm_weight, p_.epsilon, p_.depth, sum, normalized);
+      x = normalized;
+    }
+    for (const Format& format : formats_) format.kernels->quantize_row(x, p_.depth, format.rows, row);
+  }
 
-void multiply_many(const MatMulKernels& kernels, const Weights& w, const QuantizedRows& x, Output y,
-                   const ParallelFor& parallel_for) {
-  int64_t column_tasks = divide_up(w.columns, kTileColumns);
-  int64_t row_tasks = divide_up(x.rows, kTileRows);
-  parallel_for(column_tasks * row_tasks, [&](int64_t task) {
-    static thread_local std::unique_ptr<TileBuffer> buffer;
-    if (!buffer) buffer = std::make_unique<TileBuffer>();
-    int64_t row = task / column_tasks * kTileRows, column = task % column_tasks * kTileColumns;
-    kernels.many_rows(w, x, {row, std::min(x.rows, row + kTileRows)},
-                      {column, std::min(w.columns, column + kTileColumns)}, y, *buffer);
-  });
-}
+  const QuantizedRows& of(size_t product) const { return formats_[of_product_[product]].rows; }
+
+ private:
+  struct Format {
+    const MatMulKernels* kernels;
+    QuantizedRows rows;
+  };
+
+  static QuantizedRows shape(const Weights& w, int64_t rows) {
+    QuantizedRows result;
+    result.rows = rows;
+    result.groups = w.groups();
+    result.group_values = kGroup * w.block_size;
+    return result;
+  }
+
+  static size_t value_bytes(const QuantizedRows& x) { return round_up(x.rows * x.groups * x.group_values); }
+  static size_t block_bytes(const QuantizedRows& x) { return round_up(x.rows * x.groups * kGroup * sizeof(float)); }
+  static size_t bytes(const QuantizedRows& x) { return value_bytes(x) + 2 * block_bytes(x); }
+
+  static unsigned char* place(QuantizedRows& x, unsigned char* memory) {
+    x.values = reinterpret_cast<int8_t*>(memory);
+    x.scales = reinterpret_cast<float*>(memory + value_bytes(x));
+    x.negative_sums = reinterpret_cast<int32_t*>(memory + value_bytes(x) + block_bytes(x));
+    return memory + bytes(x);
+  }
+
+  const ProductsProblem& p_;
+  std::vector<Format> formats_;
+  std::vector<size_t> of_product_;
+};
+
+// The columns of some matrices, cut into tasks.
+class ColumnTasks {
+ public:
+  void add(int64_t columns, int64_t step) {
+    parts_.push_back({columns, step, count_});
+    count_ += divide_up(columns, step);
+  }
+
+  int64_t count() const { return count_; }
+
+  // Which matrix a task is of, and which columns.
+  std::pair<size_t, Range> operator[](int64_t task) const {
+    size_t i = parts_.size() - 1;
+    while (parts_[i].first_task > task) --i;
+    int64_t begin = (task - parts_[i].first_task) * parts_[i].step;
+    return {i, {begin, std::min(parts_[i].columns, begin + parts_[i].step)}};
+  }
+
+ private:
+  struct Part {
+    int64_t columns, step, first_task;
+  };
+  std::vector<Part> parts_;
+  int64_t count_ = 0;
+};
+
+// All products of the problem, or of those that a gate joins the first one with the second one beside it.
+class Work {
+ public:
+  Work(const RowFunctions& functions, const ProductsProblem& problem, const std::vector<Product>& products)
+      : functions_(functions), p_(problem), products_(products), inputs_(problem, products, scratch(0)) {
+    if (p_.gated) up_ = reinterpret_cast<float*>(scratch(1).reserve(p_.rows * columns(1) * sizeof(float)));
+  }
+
+  void few_rows(const ParallelFor& parallel_for) const {
+    for (int64_t row = 0; row < p_.rows; ++row) inputs_.prepare(functions_, row);
+    ColumnTasks tasks;
+    for_parts([&](size_t i, int64_t column_bytes) {
+      tasks.add(columns(i), std::max<int64_t>(4, kTaskBytes / column_bytes / 4 * 4));
+    });
+    parallel_for(tasks.count(), [&](int64_t task) {
+      auto [i, range] = tasks[task];
+      for_joined(
+          i, [&](size_t j) { products_[j].kernels->few_rows(products_[j].weights, inputs_.of(j), range, output(j)); });
+      gate({0, p_.rows}, range);
+    });
+  }
+
+  void many_rows(const ParallelFor& parallel_for) const {
+    parallel_for(divide_up(p_.rows, 8), [&](int64_t task) {
+      for (int64_t row = 8 * task; row < std::min(p_.rows, 8 * task + 8); ++row) inputs_.prepare(functions_, row);
+    });
+    ColumnTasks tasks;
+    for_parts([&](size_t i, int64_t) { tasks.add(columns(i), kTileColumns); });
+    parallel_for(tasks.count() * divide_up(p_.rows, kTileRows), [&](int64_t task) {
+      static thread_local std::unique_ptr<TileBuffer> buffer;
+      if (!buffer) buffer = std::make_unique<TileBuffer>();
+      auto [i, range] = tasks[task % tasks.count()];
+      int64_t row = task / tasks.count() * kTileRows;
+      Range rows{row, std::min(p_.rows, row + kTileRows)};
+      for_joined(i, [&](size_t j) {
+        products_[j].kernels->many_rows(products_[j].weights, inputs_.of(j), rows, range, output(j), *buffer);
+      });
+      gate(rows, range);
+    });
+  }
+
+ private:
+  // Memory of the thread that multiplies, for the whole of a problem.
+  static Scratch& scratch(int number) {
+    static thread_local Scratch scratches[2];
+    return scratches[number];
+  }
+
+  int64_t columns(size_t i) const { return products_[i].weights.columns; }
+  Output output(size_t i) const { return {p_.gated && i == 1 ? up_ : products_[i].y, columns(i)}; }
+
+  // Calls `function` with each part of the work and the bytes of a column: a product, or all if there is a gate.
+  template <typename Function>
+  void for_parts(Function function) const {
+    for (size_t i = 0; i < (p_.gated ? 1 : products_.size()); ++i) {
+      int64_t column_bytes = 0;
+      for_joined(i, [&](size_t j) { column_bytes += products_[j].weights.column_bytes(); });
+      function(i, column_bytes);
+    }
+  }
+
+  // Calls `function` with each product of a part.
+  template <typename Function>
+  void for_joined(size_t part, Function function) const {
+    function(part);
+    if (p_.gated) function(part + 1);
+  }
+
+  void gate(Range rows, Range range) const {
+    if (!p_.gated) return;
+    for (int64_t row = rows.begin; row < rows.end; ++row) {
+      int64_t at = row * columns(0) + range.begin;
+      functions_.gate(products_[0].y + at, up_ + at, range.size());
+    }
+  }
+
+  const RowFunctions& functions_;
+  const ProductsProblem& p_;
+  const std::vector<Product>& products_;
+  Inputs inputs_;
+  float* up_ = nullptr;  // (rows, columns): the second product of a gate
+};
 
 }  // namespace
 
-void multiply(const MatMulKernels& kernels, const Weights& w, const float* x, int64_t rows, float* y,
+void multiply(const RowFunctions& functions, const ProductsProblem& problem, const std::vector<Product>& products,
               const ParallelFor& parallel_for) {
-  static thread_local Scratch scratch;
-  QuantizedRows quantized = reserve_rows(scratch, w, rows);
-  if (rows < kManyRows) {
-    for (int64_t row = 0; row < rows; ++row) kernels.quantize_row(x + row * w.depth, w.depth, quantized, row);
-    multiply_few(kernels, w, quantized, {y, w.columns}, parallel_for);
+  Work work(functions, problem, products);
+  if (problem.rows < kManyRows) {
+    work.few_rows(parallel_for);
   } else {
-    parallel_for(divide_up(rows, 8), [&](int64_t task) {
-      for (int64_t row = 8 * task; row < std::min(rows, 8 * task + 8); ++row) {
-        kernels.quantize_row(x + row * w.depth, w.depth, quantized, row);
-      }
-    });
-    multiply_many(kernels, w, quantized, {y, w.columns}, parallel_for);
+    work.many_rows(parallel_for);
   }
 }
 

@@ -59,7 +59,12 @@ struct Problem {
 
   std::vector<float> multiply(const InstructionSet& set, int64_t rows) const {
     std::vector<float> y(rows * weights.columns);
-    qtool::multiply(*find_matmul(set, weights.bits, weights.block_size), weights, x.data(), rows, y.data(), one_by_one);
+    ProductsProblem problem;
+    problem.rows = rows;
+    problem.depth = weights.depth;
+    problem.x = x.data();
+    Product product{find_matmul(set, weights.bits, weights.block_size), weights, y.data()};
+    qtool::multiply(set.rows, problem, {product}, one_by_one);
     return y;
   }
 };
