@@ -82,7 +82,8 @@ def fuse(nodes: Sequence[Node], outputs: Iterable[str], domain: str) -> list[Nod
 
 def _is_fusible(product: Node, values: _Values) -> bool:
     """Returns whether a product's sizes are known, its weights constant and in the order of its depth."""
-    sizes = [product.attributes.get(name) for name in ("K", "N", "block_size")]
+    attributes = {"bits": 4, **product.attributes}
+    sizes = [attributes.get(name) for name in ("K", "N", "bits", "block_size")]
     order = product.inputs[4:5]
     return (
         3 <= len(product.inputs) <= 6

@@ -143,7 +143,7 @@ def _read_node(payload: memoryview) -> Node:
 
 
 def _attribute(name: str, value: Number) -> bytes:
-    """Returns an `AttributeProto`; integers must not be negative."""
+    """Returns an `AttributeProto`."""
     if isinstance(value, float):
         number = _varint(ATTRIBUTE_FLOAT << 3 | FIXED32) + struct.pack("<f", value)
         kind = TYPE_FLOAT
@@ -210,8 +210,8 @@ def _varint(value: int) -> bytes:
 
 
 def _integer(number: int, value: int) -> bytes:
-    """Returns a field that is an integer, not negative."""
-    return _varint(number << 3 | VARINT) + _varint(value)
+    """Returns a field that is an int64."""
+    return _varint(number << 3 | VARINT) + _varint(value % (1 << 64))
 
 
 def _message(number: int, payload: bytes) -> bytes:

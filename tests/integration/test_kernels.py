@@ -10,7 +10,7 @@ import pytest
 
 import qtool
 import qtool_runtime
-from qtool_runtime import Model
+from qtool_runtime import Model, kernels
 from support.places import real_model
 
 pack = pytest.importorskip("qtool_kernels", reason="needs qtool-kernels (pip install ./runtime/kernels)")
@@ -57,6 +57,17 @@ def test_they_compute_what_onnxruntime_does(model: Model, artifact: Path) -> Non
     found = logits(model, [tokens])
     assert np.abs(found - expected).max() / np.abs(expected).max() < 0.04  # as in tolerances.toml
     assert (found.argmax(axis=1) == expected.argmax(axis=1)).mean() > 0.97
+
+
+def test_fused_nodes_compute_what_their_parts_do(
+    model: Model, artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = text(model)
+    monkeypatch.setattr(kernels, "fuse", lambda nodes, *_: nodes)
+    with qtool_runtime.load(artifact, kernels=model.kernels.name, prefix_memory=0) as parts:
+        expected = logits(parts, [tokens])
+    found = logits(model, [tokens])
+    assert 0 < np.abs(found - expected).max() < 0.02 * np.abs(expected).max()
 
 
 def test_logits_are_the_same_bits_however_tokens_are_read(model: Model) -> None:

@@ -50,6 +50,7 @@ def test_what_is_computed() -> None:
     assert qtool_kernels.supports("MatMulNBits", {"K": 896, "N": 4864, "bits": 4, "block_size": 32})
     assert qtool_kernels.supports("MatMulNBits", {"block_size": 128})  # bits is 4 where it is left out
     assert not qtool_kernels.supports("MatMulNBits", {"bits": 4, "block_size": 16})
+    assert not qtool_kernels.supports("MatMulNBits", {"bits": 4.0, "block_size": 32})
     assert qtool_kernels.supports("GroupQueryAttention", {"num_heads": 14, "kv_num_heads": 2, "do_rotary": 1})
     assert not qtool_kernels.supports(
         "GroupQueryAttention", {"num_heads": 14, "kv_num_heads": 2, "local_window_size": 4096}

@@ -51,7 +51,7 @@ void FusedMatMulNBits::compute(OrtKernelContext* kernel_context) const {
   ort::Tensor x = context.input(kA);
   ProductsProblem problem;
   problem.depth = products_.front().weights.depth;
-  problem.rows = count_rows(x, problem.depth);
+  problem.rows = count_rows(x, "A", problem.depth);
   problem.x = x.as<const float>();
   problem.norm_weight = norm_weight_;
   problem.epsilon = epsilon_;
@@ -70,7 +70,7 @@ void FusedMatMulNBits::compute(OrtKernelContext* kernel_context) const {
 void FusedMatMulNBits::read_sum(const ort::Context& context, const ort::Tensor& x, ProductsProblem& problem) const {
   ort::Tensor skip = context.input(kSkip);
   if (!skip) return;
-  problem.skip_rows = count_rows(skip, problem.depth);
+  problem.skip_rows = count_rows(skip, "skip", problem.depth);
   require(norm_weight_ != nullptr, "skip is given; valid with norm_weight");
   require(problem.rows == 0 || (problem.skip_rows > 0 && problem.rows % problem.skip_rows == 0),
           "skip must have the shape of A, or that of its last dimensions");

@@ -23,7 +23,7 @@ void MatMulNBits::compute(OrtKernelContext* kernel_context) const {
   ort::Tensor x = context.input(kA);
   ProductsProblem problem;
   problem.depth = product_.weights.depth;
-  problem.rows = count_rows(x, problem.depth);
+  problem.rows = count_rows(x, "A", problem.depth);
   problem.x = x.as<const float>();
   x.shape.back() = product_.weights.columns;
   Product product = product_;

@@ -52,9 +52,9 @@ Product read_product(const ort::Api& api, const OrtKernelInfo* info, const Weigh
   return product;
 }
 
-int64_t count_rows(const ort::Tensor& x, int64_t depth) {
+int64_t count_rows(const ort::Tensor& x, const char* name, int64_t depth) {
   if (x.shape.empty() || x.shape.back() != depth) {
-    throw ort::Error("the last size of A must be K, which is " + std::to_string(depth));
+    throw ort::Error(std::string("the last size of ") + name + " must be K, which is " + std::to_string(depth));
   }
   return x.elements() / depth;
 }

@@ -23,7 +23,7 @@ Product read_product(const ort::Api& api, const OrtKernelInfo* info, const Weigh
 const void* read_constant(const ort::Api& api, const OrtKernelInfo* info, size_t input, const std::string& name,
                           int type, int64_t elements, bool required);
 
-// Rows of x for a product. Throws ort::Error if x does not have `depth` numbers in a row.
-int64_t count_rows(const ort::Tensor& x, int64_t depth);
+// Rows of the input x for a product. Throws ort::Error if it does not have `depth` numbers in a row.
+int64_t count_rows(const ort::Tensor& x, const char* name, int64_t depth);
 
 }  // namespace qtool

@@ -87,6 +87,47 @@ std::string test_matmul(const InstructionSet& set, WeightFormat format) {
   return {};
 }
 
+// A fused node: normalized sums, then a gate, or products of different formats.
+std::vector<float> fused(const InstructionSet& set, int64_t rows, bool gated) {
+  constexpr int64_t kDepth = 277, kColumns = 37;
+  constexpr WeightFormat kFormats[] = {{4, 32}, {4, 128}, {8, 32}};
+  Random random;
+  std::vector<float> skip(rows * kDepth), norm_weight(kDepth), y(rows * (kDepth + 3 * kColumns));
+  for (float& value : skip) value = random.number();
+  for (float& value : norm_weight) value = random.number();
+  std::vector<Problem> matrices;
+  std::vector<Product> products;
+  for (WeightFormat format : kFormats) matrices.emplace_back(format, rows, kColumns, kDepth, true, false);
+  for (size_t i = 0; i < (gated ? 2 : 3); ++i) {
+    const Weights& w = matrices[i].weights;
+    products.push_back({find_matmul(set, w.bits, w.block_size), w, y.data() + rows * (kDepth + i * kColumns)});
+  }
+  ProductsProblem problem;
+  problem.rows = rows;
+  problem.depth = kDepth;
+  problem.x = matrices[0].x.data();
+  problem.norm_weight = norm_weight.data();
+  problem.epsilon = 1e-6f;
+  problem.skip = skip.data();
+  problem.skip_rows = rows;
+  problem.sum = y.data();
+  problem.gated = gated;
+  qtool::multiply(set.rows, problem, products, one_by_one);
+  return y;
+}
+
+std::string test_fused(const InstructionSet& set) {
+  for (bool gated : {false, true}) {
+    for (int64_t rows : {1, 5, 35}) {
+      if (!same_bits(fused(set, rows, gated), fused(portable_instruction_set(), rows, gated))) {
+        return std::string("FusedMatMulNBits with ") + (gated ? "a gate and " : "") + std::to_string(rows) +
+               " rows differs from portable";
+      }
+    }
+  }
+  return {};
+}
+
 // Three sequences of five new tokens behind 29 cached ones, and a first head that is not a multiple of others.
 std::vector<float> attend(const InstructionSet& set) {
   constexpr int64_t kSequences = 3, kTokens = 5, kHeads = 6, kKvHeads = 2, kSize = 80, kPast = 29, kRoom = 40;
@@ -138,6 +179,7 @@ std::string self_test(const InstructionSet& set) {
   for (WeightFormat format : kWeightFormats) {
     if (std::string failure = test_matmul(set, format); !failure.empty()) return failure;
   }
+  if (std::string failure = test_fused(set); !failure.empty()) return failure;
   return test_attention(set);
 }
 

@@ -90,15 +90,23 @@ double exact(const Weights& w, const float* x, int64_t column) {
   return sum;
 }
 
+void multiply(const InstructionSet& set, const Weights& w, const float* x, int64_t rows, float* y,
+              const ParallelFor& parallel_for) {
+  ProductsProblem problem;
+  problem.rows = rows;
+  problem.depth = w.depth;
+  problem.x = x;
+  qtool::multiply(set.rows, problem, {{find_matmul(set, w.bits, w.block_size), w, y}}, parallel_for);
+}
+
 // Close to the exact product, and the same bits for any number of rows and threads.
 void test_matmul(const InstructionSet& set, WeightFormat format, std::mt19937& random) {
-  const MatMulKernels& kernels = *find_matmul(set, format.bits, format.block_size);
   for (int64_t depth : {format.block_size - 3, 4 * format.block_size, 9 * format.block_size + 1}) {
     Matrix matrix(format, 43, depth, random);
     const Weights& w = matrix.weights;
     constexpr int64_t kRows = 150;
     std::vector<float> x = numbers(kRows * depth, random), y(kRows * w.columns);
-    multiply(kernels, w, x.data(), kRows, y.data(), on_threads(3));
+    multiply(set, w, x.data(), kRows, y.data(), on_threads(3));
     double error = 0, size = 0;
     for (int64_t n = 0; n < w.columns; ++n) {
       error += std::pow(y[n] - exact(w, x.data(), n), 2);
@@ -108,7 +116,7 @@ void test_matmul(const InstructionSet& set, WeightFormat format, std::mt19937& r
     for (int64_t rows : {1, 2, 3, 5, 31, 33}) {
       std::vector<float> fewer(rows * w.columns);
       const float* first = x.data() + (kRows - rows) * depth;
-      multiply(kernels, w, first, rows, fewer.data(), on_threads(2));
+      multiply(set, w, first, rows, fewer.data(), on_threads(2));
       CHECK(same_bits(fewer.data(), y.data() + (kRows - rows) * w.columns, fewer.size()));
     }
   }
@@ -116,20 +124,100 @@ void test_matmul(const InstructionSet& set, WeightFormat format, std::mt19937& r
 
 // What is not a number spoils its own row and no other; numbers near the limits do no harm.
 void test_extremes(const InstructionSet& set, WeightFormat format, std::mt19937& random) {
-  const MatMulKernels& kernels = *find_matmul(set, format.bits, format.block_size);
   Matrix matrix(format, 8, 5 * format.block_size, random);
   const Weights& w = matrix.weights;
   const float infinity = std::numeric_limits<float>::infinity(), nan = std::numeric_limits<float>::quiet_NaN();
   const float values[] = {nan, infinity, -infinity, 0.0f, 1e-45f, 1e-38f, 3e38f, -3e38f};
   std::vector<float> x = numbers(9 * w.depth, random), y(9 * w.columns), alone(w.columns);
   for (int64_t row = 0; row < 8; ++row) x[row * w.depth + 7] = values[row];
-  multiply(kernels, w, x.data(), 9, y.data(), on_threads(1));
+  multiply(set, w, x.data(), 9, y.data(), on_threads(1));
   for (int64_t n = 0; n < w.columns; ++n) {
     for (int64_t row : {0, 1, 2}) CHECK(std::isnan(y[row * w.columns + n]));
     for (int64_t row : {3, 4, 5}) CHECK(std::isfinite(y[row * w.columns + n]));
   }
-  multiply(kernels, w, x.data() + 8 * w.depth, 1, alone.data(), on_threads(1));
+  multiply(set, w, x.data() + 8 * w.depth, 1, alone.data(), on_threads(1));
   CHECK(same_bits(alone.data(), y.data() + 8 * w.columns, alone.size()));
+}
+
+struct Fused {
+  std::vector<float> sum, first, second;
+};
+
+// Normalized sums of x and skip, and two products of them, or the gate of both.
+Fused multiply_fused(const InstructionSet& set, const Weights& a, const Weights& b, const float* x, const float* skip,
+                     const float* norm_weight, int64_t rows, bool gated, const ParallelFor& parallel_for) {
+  Fused result{std::vector<float>(rows * a.depth), std::vector<float>(rows * a.columns),
+               std::vector<float>(rows * b.columns)};
+  ProductsProblem problem;
+  problem.rows = rows;
+  problem.depth = a.depth;
+  problem.x = x;
+  problem.norm_weight = norm_weight;
+  problem.epsilon = 1e-6f;
+  problem.skip = skip;
+  problem.skip_rows = rows;
+  problem.sum = result.sum.data();
+  problem.gated = gated;
+  qtool::multiply(set.rows, problem,
+                  {{find_matmul(set, a.bits, a.block_size), a, result.first.data()},
+                   {find_matmul(set, b.bits, b.block_size), b, gated ? nullptr : result.second.data()}},
+                  parallel_for);
+  return result;
+}
+
+// The same bits as the steps one by one, for any number of rows and threads.
+void test_fused(const InstructionSet& set, WeightFormat format, std::mt19937& random) {
+  constexpr int64_t kRows = 140;
+  for (int64_t depth : {format.block_size - 3, 5 * format.block_size + 16}) {
+    Matrix first(format, 43, depth, random), second({4, 32}, 43, depth, random);
+    const Weights &a = first.weights, &b = second.weights;
+    std::vector<float> x = numbers(kRows * depth, random), skip = numbers(kRows * depth, random);
+    std::vector<float> norm_weight = numbers(depth, random);
+    Fused whole = multiply_fused(set, a, b, x.data(), skip.data(), norm_weight.data(), kRows, false, on_threads(3));
+    Fused gated = multiply_fused(set, a, b, x.data(), skip.data(), norm_weight.data(), kRows, true, on_threads(3));
+    std::vector<float> normalized(depth), sum(depth), y(43), gate(43);
+    for (int64_t row = 0; row < kRows; ++row) {
+      set.rows.normalize(&x[row * depth], &skip[row * depth], norm_weight.data(), 1e-6f, depth, sum.data(),
+                         normalized.data());
+      CHECK(same_bits(sum.data(), &whole.sum[row * depth], depth));
+      multiply(set, a, normalized.data(), 1, gate.data(), on_threads(1));
+      CHECK(same_bits(gate.data(), &whole.first[row * 43], 43));
+      multiply(set, b, normalized.data(), 1, y.data(), on_threads(1));
+      CHECK(same_bits(y.data(), &whole.second[row * 43], 43));
+      set.rows.gate(gate.data(), y.data(), 43);
+      CHECK(same_bits(gate.data(), &gated.first[row * 43], 43));
+    }
+    for (int64_t rows : {1, 2, 5, 31, 33}) {
+      int64_t begin = (kRows - rows) * depth;
+      Fused last = multiply_fused(set, a, b, &x[begin], &skip[begin], norm_weight.data(), rows, true, on_threads(2));
+      CHECK(same_bits(last.first.data(), &gated.first[(kRows - rows) * 43], rows * 43));
+    }
+  }
+}
+
+// Close to what they say, and what is not a number stays one.
+void test_row_functions(const InstructionSet& set, std::mt19937& random) {
+  for (int64_t size : {1, 15, 16, 100}) {
+    std::vector<float> x = numbers(size, random), weight = numbers(size, random), out(size), gate = x;
+    double squares = 0;
+    for (float value : x) squares += double{value} * value;
+    set.rows.normalize(x.data(), nullptr, weight.data(), 1e-6f, size, nullptr, out.data());
+    for (int64_t i = 0; i < size; ++i) {
+      double expected = x[i] / std::sqrt(squares / size + 1e-6) * weight[i];
+      CHECK(std::fabs(out[i] - expected) <= 1e-6 * std::fabs(expected));
+    }
+    for (float& value : gate) value *= 20;
+    x = gate;
+    set.rows.gate(gate.data(), weight.data(), size);
+    for (int64_t i = 0; i < size; ++i) {
+      double expected = x[i] / (1 + std::exp(-double{x[i]})) * weight[i];
+      CHECK(std::fabs(gate[i] - expected) <= 2e-6 * std::fabs(expected));
+    }
+  }
+  float gate[] = {1000.0f, -1000.0f, 0.0f, std::numeric_limits<float>::quiet_NaN()};
+  const float up[] = {2.0f, 2.0f, 2.0f, 2.0f};
+  set.rows.gate(gate, up, 4);
+  CHECK(gate[0] == 2000.0f && std::fabs(gate[1]) < 1e-30f && gate[2] == 0.0f && std::isnan(gate[3]));
 }
 
 struct Attended {
@@ -191,7 +279,9 @@ int main() {
     for (WeightFormat format : kWeightFormats) {
       test_matmul(*set, format, random);
       test_extremes(*set, format, random);
+      test_fused(*set, format, random);
     }
+    test_row_functions(*set, random);
     for (int64_t size : {16, 64, 80, 128}) test_attention(*set, size, random);
     std::printf("%s: passed\n", set->name);
   }

@@ -1,8 +1,9 @@
 """Kernels for qtool's runtime: an operator library for ONNX Runtime, and what it can do on this CPU.
 
 Register `library_path()` with `onnxruntime.SessionOptions.register_custom_ops_library`. Its operators are in
-the domain "qtool.kernels", version 1, and have the names, inputs, outputs and attributes of those of
-com.microsoft that they stand in for.
+the domain "qtool.kernels", version 1. MatMulNBits and GroupQueryAttention have the inputs, outputs and
+attributes of those of com.microsoft that they stand in for; FusedMatMulNBits is described in
+src/op_fused_matmul_nbits.h.
 """
 
 from __future__ import annotations
@@ -82,17 +83,19 @@ def self_test(name: str) -> None:
         raise SelfTestError(f"{name}: {message.value.decode()}")
 
 
-def supports(operator: str, attributes: Mapping[str, int]) -> bool:
+def supports(operator: str, attributes: Mapping[str, float]) -> bool:
     """Returns whether a node of com.microsoft can be computed here instead.
 
     What its inputs are is checked when its kernel is created: weights must be initializers, without `g_idx`.
 
     Args:
         operator: its type.
-        attributes: those of its attributes that are integers.
+        attributes: those of its attributes that are numbers.
     """
     if operator == "MatMulNBits":
         bits, block_size = attributes.get("bits", 4), attributes.get("block_size", 0)
+        if not (isinstance(bits, int) and isinstance(block_size, int)):
+            return False
         return bool(_library().qtool_kernels_takes_weights(bits, block_size))
     if operator == "GroupQueryAttention":
         return all(attributes.get(name, value) == value for name, value in _ATTENTION_WITHOUT.items())
