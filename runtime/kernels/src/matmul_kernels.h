@@ -46,9 +46,10 @@ class MatMul {
   }
 
   static void few_rows(const Weights& w, const QuantizedRows& x, Range columns, Output y) {
+    int64_t ahead = (Isa::kPrefetch + 4 * w.column_bytes() - 1) / (4 * w.column_bytes()) * 4 * w.column_bytes();
     for (int64_t column = columns.begin; column < columns.end; column += 4) {
       int64_t count = columns.end - column < 4 ? columns.end - column : 4;
-      FourColumns four(w, column, count);
+      FourColumns four(w, column, count, ahead);
       int64_t row = 0;
       if constexpr (Isa::kRows == 4) {
         // A token and four drafts are faster together than as 4 and 1, though not all registers suffice.
@@ -97,9 +98,8 @@ class MatMul {
   // Four neighbouring columns of W; the last ones may stand for others that are not there.
   class FourColumns {
    public:
-    FourColumns(const Weights& w, int64_t column, int64_t count) : w_(w), column_(column), count_(count) {
-      ahead_ = (Isa::kPrefetch + 4 * w.column_bytes() - 1) / (4 * w.column_bytes()) * 4 * w.column_bytes();
-      scales_ahead_ = ahead_ / w.block_bytes();
+    FourColumns(const Weights& w, int64_t column, int64_t count, int64_t ahead)
+        : w_(w), column_(column), count_(count), ahead_(ahead), scales_ahead_(ahead / kBlockBytes) {
       for (int64_t i = 0; i < 4; ++i) {
         int64_t n = column + (i < count ? i : count - 1);
         values_[i] = w.values + n * w.column_bytes();
@@ -153,6 +153,10 @@ class MatMul {
     void multiply_group(int64_t group, int64_t blocks, const int8_t* const* values,
                         Ints (*products)[kVectors / kVectorsPerSum]) const {
       for (int64_t v = 0; v < kVectors; v += kVectorsPerSum) {
+        if (kLast && v * 64 >= blocks * kBlockBytes) {
+          for (int m = 0; m < kRows; ++m) products[m][v / kVectorsPerSum] = Isa::zero_ints();
+          continue;
+        }
         Ints sums[kRows][4];
         for (int m = 0; m < kRows; ++m) {
           for (int i = 0; i < 4; ++i) sums[m][i] = Isa::zero_ints();
