@@ -1,11 +1,15 @@
-"""What a decode step costs beside the kernels, and whether huge pages for the KV cache would help.
+"""What a decode step costs beside the kernels, what fused nodes save, and whether huge pages would help.
 
     python tests/bench/step.py around ARTIFACT
+    python tests/bench/step.py fused ARTIFACT --rows 1 5
     python tests/bench/step.py huge-pages ARTIFACT --depth 1500
 
 `around` lets two things take turns at the same depth: `generate`, with detokenization, sampling and metrics,
 and the bare forward pass of the ONNX Runtime session that it runs, over and over with the same token bound.
 The share is (generate - bare) / generate, by turn.
+
+`fused` lets the kernel pack compute the same artifact with fused nodes and node by node, in forward passes of
+some rows behind the cached ones. The ratio is that of the times, node by node / fused, by turn.
 
 `huge-pages` lets two sessions of one model take turns: buffers as numpy allocates them, and buffers that lie
 behind each other in memory of their own that asks for huge pages. The ratio is that of the times, plain /
@@ -20,11 +24,13 @@ import statistics
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from measure import argument_parser, finish, say
 
-from qtool_runtime import Model, load
+from qtool.bench.bandwidth import read_bandwidth
+from qtool_runtime import Model, kernels, load
 from qtool_runtime.kv_cache import GROWTH_STEP, CacheLayout
 from qtool_runtime.session import OnnxSession
 
@@ -55,6 +61,31 @@ def around(model: Model, options: argparse.Namespace) -> dict[str, Any]:
             shares.append((middle - started - (ended - middle)) / (middle - started))
             seconds.append((middle - started) / options.steps)
     return {"share_around_kernels": spread(shares), "step_seconds": spread(seconds)}
+
+
+def fused(model: Model, options: argparse.Namespace) -> dict[str, Any]:
+    """Returns the ratio of the times of forward passes node by node and with fused nodes."""
+    with patch.object(kernels, "fuse", lambda nodes, *_: nodes), open_model(options) as parts:
+        sessions = [each.new_session() for each in (parts, model)]
+        for session in sessions:
+            session.forward(tokens(options.depth))
+        report: dict[str, Any] = {"read_bandwidth": read_bandwidth(options.threads)}
+        for rows in options.rows:
+            times: tuple[list[float], list[float]] = ([], [])
+            for turn in range(options.turns + 1):
+                for index in (0, 1) if turn % 2 else (1, 0):
+                    started = time.perf_counter()
+                    for _ in range(options.steps):
+                        sessions[index].forward(tokens(rows))
+                        sessions[index].truncate(options.depth)
+                    if turn:
+                        times[index].append((time.perf_counter() - started) / options.steps)
+            report[f"rows_{rows}"] = {
+                "parts_over_fused": spread([a / b for a, b in zip(*times, strict=True)]),
+                "parts_seconds": spread(times[0]),
+                "fused_seconds": spread(times[1]),
+            }
+    return report
 
 
 def huge_pages(model: Model, options: argparse.Namespace) -> dict[str, Any]:
@@ -104,6 +135,11 @@ def huge_kilobytes() -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("AnonHugePages"))
 
 
+def open_model(options: argparse.Namespace) -> Model:
+    """Loads the artifact."""
+    return load(options.artifact, threads=options.threads, kernels=options.kernels, prefix_memory=0)
+
+
 def tokens(count: int) -> list[int]:
     """Returns the same ordinary tokens each time."""
     return np.random.default_rng(0).integers(0, 250, count).tolist()
@@ -117,18 +153,19 @@ def spread(values: list[float]) -> dict[str, float]:
 def main() -> None:
     """Reads the command line."""
     parser = argument_parser(__doc__)
-    parser.add_argument("what", choices=["around", "huge-pages"])
+    measures = {"around": around, "fused": fused, "huge-pages": huge_pages}
+    parser.add_argument("what", choices=measures)
     parser.add_argument("artifact", type=Path)
     parser.add_argument("--depth", type=int, default=64, help="tokens in the cache (default 64)")
     parser.add_argument("--steps", type=int, default=16, help="decode steps in a turn (default 16)")
+    parser.add_argument("--rows", type=int, nargs="+", default=[1, 5], help="of a pass of `fused`")
     parser.add_argument("--turns", type=int, default=30)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--kernels", default="auto", help="see `qtool_runtime.load` (default auto)")
     options = parser.parse_args()
-    measured = {"around": around, "huge-pages": huge_pages}[options.what]
-    with load(options.artifact, threads=options.threads, kernels=options.kernels, prefix_memory=0) as model:
+    with open_model(options) as model:
         time.sleep(1)  # the weights move into huge pages
-        report = measured(model, options)
+        report = measures[options.what](model, options)
         say(f"{options.what}, kernels of {model.kernels.name}, {options.threads} threads: {report}")
         finish({"kernels": model.kernels.name, "depth": options.depth, **report})
 
