@@ -19,9 +19,8 @@ MODEL_GRAPH, MODEL_OPSET_IMPORT = 7, 8
 GRAPH_NODE, GRAPH_OUTPUT = 1, 12
 VALUE_NAME = 1
 NODE_INPUT, NODE_OUTPUT, NODE_NAME, NODE_OP_TYPE, NODE_ATTRIBUTE, NODE_DOMAIN = 1, 2, 3, 4, 5, 7
-ATTRIBUTE_NAME, ATTRIBUTE_FLOAT, ATTRIBUTE_INT, ATTRIBUTE_GRAPH, ATTRIBUTE_GRAPHS, ATTRIBUTE_TYPE = (
-    1, 2, 3, 6, 11, 20,
-)  # fmt: skip
+ATTRIBUTE_NAME, ATTRIBUTE_FLOAT, ATTRIBUTE_INT = 1, 2, 3
+ATTRIBUTE_GRAPH, ATTRIBUTE_GRAPHS, ATTRIBUTE_TYPE = 6, 11, 20
 OPSET_DOMAIN, OPSET_VERSION = 1, 2
 """Numbers of fields in onnx.proto, for the messages of these names."""
 
@@ -81,8 +80,8 @@ class ModelFile:
 
     nodes: tuple[Node, ...]
     outputs: frozenset[str]
-    _before: bytes  # of the model, what is not its graph
-    _graph: bytes  # of the graph, what are not its nodes
+    _model_rest: bytes  # what is not the graph
+    _graph_rest: bytes  # what are not its nodes
 
     @classmethod
     def read(cls, model: bytes) -> ModelFile:
@@ -91,29 +90,29 @@ class ModelFile:
         Raises:
             ArtifactError: the bytes are not a model, or have no graph.
         """
-        before, graphs = [], []
+        model_rest, graphs = [], []
         for number, whole, payload in _fields(memoryview(model)):
             if number == MODEL_GRAPH:
                 graphs.append(payload)
             else:
-                before.append(whole)
+                model_rest.append(whole)
         if len(graphs) != 1:
             raise _malformed()
-        nodes, outputs, rest = [], [], []
+        nodes, outputs, graph_rest = [], [], []
         for number, whole, payload in _fields(graphs[0]):
             if number == GRAPH_NODE:
                 nodes.append(_read_node(payload))
                 continue
-            rest.append(whole)
+            graph_rest.append(whole)
             if number == GRAPH_OUTPUT:
                 outputs += [_text(name) for key, _, name in _fields(payload) if key == VALUE_NAME]
-        return cls(tuple(nodes), frozenset(outputs), b"".join(before), b"".join(rest))
+        return cls(tuple(nodes), frozenset(outputs), b"".join(model_rest), b"".join(graph_rest))
 
     def write(self, nodes: Sequence[Node], domain: str) -> bytes:
         """Returns the file with other nodes, and with version 1 of a domain imported."""
-        graph = b"".join([*(_message(GRAPH_NODE, node.serialize()) for node in nodes), self._graph])
+        graph = b"".join([*(_message(GRAPH_NODE, node.serialize()) for node in nodes), self._graph_rest])
         opset = _message(OPSET_DOMAIN, domain.encode()) + _integer(OPSET_VERSION, 1)
-        return b"".join([self._before, _message(MODEL_GRAPH, graph), _message(MODEL_OPSET_IMPORT, opset)])
+        return b"".join([self._model_rest, _message(MODEL_GRAPH, graph), _message(MODEL_OPSET_IMPORT, opset)])
 
 
 def _read_node(payload: memoryview) -> Node:

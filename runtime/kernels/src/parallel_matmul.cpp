@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <memory>
-#include <utility>
 
 #include "scratch.h"
 
@@ -90,8 +89,12 @@ class ColumnTasks {
 
   int64_t count() const { return count_; }
 
-  // Which matrix a task is of, and which columns.
-  std::pair<size_t, Range> operator[](int64_t task) const {
+  struct Task {
+    size_t matrix;
+    Range columns;
+  };
+
+  Task operator[](int64_t task) const {
     size_t i = parts_.size() - 1;
     while (parts_[i].first_task > task) --i;
     int64_t begin = (task - parts_[i].first_task) * parts_[i].step;
@@ -106,7 +109,7 @@ class ColumnTasks {
   int64_t count_ = 0;
 };
 
-// All products of the problem, or of those that a gate joins the first one with the second one beside it.
+// A problem's products as tasks. Its parts are the products, or, where they make a gate, both together.
 class Work {
  public:
   Work(const RowFunctions& functions, const ProductsProblem& problem, const std::vector<Product>& products)
@@ -121,10 +124,11 @@ class Work {
       tasks.add(columns(i), std::max<int64_t>(4, kTaskBytes / column_bytes / 4 * 4));
     });
     parallel_for(tasks.count(), [&](int64_t task) {
-      auto [i, range] = tasks[task];
-      for_joined(
-          i, [&](size_t j) { products_[j].kernels->few_rows(products_[j].weights, inputs_.of(j), range, output(j)); });
-      gate({0, p_.rows}, range);
+      ColumnTasks::Task part = tasks[task];
+      for_joined(part.matrix, [&](size_t i) {
+        products_[i].kernels->few_rows(products_[i].weights, inputs_.of(i), part.columns, output(i));
+      });
+      gate({0, p_.rows}, part.columns);
     });
   }
 
@@ -137,13 +141,13 @@ class Work {
     parallel_for(tasks.count() * divide_up(p_.rows, kTileRows), [&](int64_t task) {
       static thread_local std::unique_ptr<TileBuffer> buffer;
       if (!buffer) buffer = std::make_unique<TileBuffer>();
-      auto [i, range] = tasks[task % tasks.count()];
+      ColumnTasks::Task part = tasks[task % tasks.count()];
       int64_t row = task / tasks.count() * kTileRows;
       Range rows{row, std::min(p_.rows, row + kTileRows)};
-      for_joined(i, [&](size_t j) {
-        products_[j].kernels->many_rows(products_[j].weights, inputs_.of(j), rows, range, output(j), *buffer);
+      for_joined(part.matrix, [&](size_t i) {
+        products_[i].kernels->many_rows(products_[i].weights, inputs_.of(i), rows, part.columns, output(i), *buffer);
       });
-      gate(rows, range);
+      gate(rows, part.columns);
     });
   }
 
@@ -157,7 +161,7 @@ class Work {
   int64_t columns(size_t i) const { return products_[i].weights.columns; }
   Output output(size_t i) const { return {p_.gated && i == 1 ? up_ : products_[i].y, columns(i)}; }
 
-  // Calls `function` with each part of the work and the bytes of a column: a product, or all if there is a gate.
+  // Calls `function` with the first product of each part, and the bytes of a column of the part.
   template <typename Function>
   void for_parts(Function function) const {
     for (size_t i = 0; i < (p_.gated ? 1 : products_.size()); ++i) {
@@ -167,11 +171,11 @@ class Work {
     }
   }
 
-  // Calls `function` with each product of a part.
+  // Calls `function` with each product of the part that begins with this one.
   template <typename Function>
-  void for_joined(size_t part, Function function) const {
-    function(part);
-    if (p_.gated) function(part + 1);
+  void for_joined(size_t first, Function function) const {
+    function(first);
+    if (p_.gated) function(first + 1);
   }
 
   void gate(Range rows, Range range) const {
