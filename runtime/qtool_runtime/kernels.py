@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from qtool_runtime.compatibility import Provider
-from qtool_runtime.errors import GenerationError, IncompatibleRuntimeError, MissingExtraError
+from qtool_runtime.errors import ArtifactError, GenerationError, IncompatibleRuntimeError, MissingExtraError
 from qtool_runtime.fused_nodes import fuse
 from qtool_runtime.manifest import Manifest
 from qtool_runtime.model_file import ModelFile, Node
@@ -77,7 +77,10 @@ class Kernels:
                 return False
             return bool(self.pack.supports(node.operator, node.attributes))
 
-        model = ModelFile.read(graph.read_bytes())
+        try:
+            model = ModelFile.read(graph.read_bytes())
+        except ArtifactError as error:
+            raise ArtifactError(f"{graph} is not a model: {error.message}", hint=error.hint) from error
         nodes = [node.moved(PACK_DOMAIN) if is_supported(node) else node for node in model.nodes]
         if all(node.domain != PACK_DOMAIN for node in nodes):
             raise IncompatibleRuntimeError("the artifact has no operator that qtool-kernels computes")

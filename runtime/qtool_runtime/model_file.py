@@ -226,4 +226,4 @@ def _text(payload: memoryview) -> str:
 
 
 def _malformed() -> ArtifactError:
-    return ArtifactError("the model file is not an ONNX model", hint="Build the artifact again.")
+    return ArtifactError("it does not have the fields of onnx.proto", hint="Build the artifact again.")
