@@ -11,6 +11,7 @@ import pytest
 import qtool
 import qtool_runtime
 from qtool_runtime import Model, kernels
+from qtool_runtime.errors import GenerationError
 from support.places import real_model
 
 pack = pytest.importorskip("qtool_kernels", reason="needs qtool-kernels (pip install ./runtime/kernels)")
@@ -48,6 +49,12 @@ def logits(model: Model, pieces: list[np.ndarray]) -> np.ndarray:
 def text(model: Model) -> np.ndarray:
     prompt = "The kitchen light is on, and the heating in the bathroom is set to 21 degrees. " * 4
     return np.array(model.tokenizer.encode(prompt))
+
+
+@pytest.mark.skipif("amx" in pack.instruction_sets(), reason="this processor has AMX")
+def test_amx_that_is_not_granted_is_an_error(artifact: Path) -> None:
+    with pytest.raises(GenerationError, match="kernels is 'amx'; valid on this processor: auto, off"):
+        qtool_runtime.load(artifact, kernels="amx")
 
 
 def test_they_compute_what_onnxruntime_does(model: Model, artifact: Path) -> None:

@@ -6,6 +6,7 @@ import ctypes
 import platform
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
@@ -20,12 +21,28 @@ def test_the_portable_kernels_are_there_and_come_last() -> None:
     assert qtool_kernels.instruction_sets()[-1] == "portable"
     assert len(set(qtool_kernels.instruction_sets())) == len(qtool_kernels.instruction_sets())
     if platform.machine() == "x86_64":
-        assert set(qtool_kernels.instruction_sets()) <= {"avx512-vnni", "avx-vnni", "avx2", "portable"}
+        assert set(qtool_kernels.instruction_sets()) <= {
+            "amx",
+            "avx512-vnni",
+            "avx-vnni",
+            "avx2",
+            "portable",
+        }
 
 
 @pytest.mark.parametrize("name", qtool_kernels.instruction_sets())
 def test_every_instruction_set_passes_its_own_test(name: str) -> None:
     qtool_kernels.self_test(name)
+
+
+def test_amx_is_offered_only_where_the_processor_has_it() -> None:
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists():
+        pytest.skip("only Linux tells what the processor has")
+    if "amx_int8" not in cpuinfo.read_text().split():
+        assert "amx" not in qtool_kernels.instruction_sets()
+        with pytest.raises(ValueError, match="no instruction set 'amx' here"):
+            qtool_kernels.select("amx")
 
 
 @pytest.mark.parametrize("call", ["select", "self_test"])

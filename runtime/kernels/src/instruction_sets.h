@@ -14,7 +14,8 @@ struct InstructionSet {
   const MatMulKernels* matmul;  // in the order of kWeightFormats
   AttentionKernels attention;
   RowFunctions rows;
-  bool (*supported)();  // by the processor and the operating system
+  bool (*supported)();                         // by the processor and the operating system
+  int64_t (*repeat_products)(int64_t rounds);  // of bytes, as fast as can be; returns how many operations
 };
 
 // Those that can run here, best first. The last one is the portable one.

@@ -6,9 +6,11 @@
 #include <cstdint>
 #include <cstring>
 
+#include "dot_tile.h"
+
 namespace qtool {
 
-// `Dot` is how bytes are multiplied: a class with `template <int kBits> __m256i dot(sum, weights, values)`.
+// `Dot` is how bytes are multiplied: a class with `template <int kBits> __m256i dot(sum, a, b)`.
 template <class Dot>
 struct Avx2 {
   struct Bytes {
@@ -22,6 +24,10 @@ struct Avx2 {
   static constexpr int kRows = 2;
   static constexpr int kTileRows = 2;
   static constexpr int64_t kPrefetch = 8192;
+  static constexpr bool kUnsignedValues = true;
+
+  template <int kBits, int kBlockSize>
+  using Tile = DotTile<Avx2, kBits, kBlockSize>;
 
   static Ints zero_ints() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
   static Floats zero_floats() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
@@ -44,6 +50,7 @@ struct Avx2 {
     _mm256_storeu_si256(at + 1, a.high);
   }
   static Ints load_ints(const int32_t* from) { return load_bytes(from); }
+  static void store_ints(int32_t* to, Ints a) { store_bytes(to, a); }
   static Floats load(const float* from) { return {_mm256_loadu_ps(from), _mm256_loadu_ps(from + 8)}; }
   static void store(float* to, Floats a) {
     _mm256_storeu_ps(to, a.low);
@@ -74,15 +81,16 @@ struct Avx2 {
             _mm256_and_si256(_mm256_srli_epi16(a.high, kBits * kField), mask)};
   }
 
+  static Bytes subtract(Bytes a, Bytes b) { return {_mm256_sub_epi8(a.low, b.low), _mm256_sub_epi8(a.high, b.high)}; }
+
   template <int kBits>
   static int32_t stored_zero_point(int32_t zero_point) {
     return zero_point;
   }
 
   template <int kBits>
-  static Ints dot(Ints sum, Bytes weights, Bytes values) {
-    return {Dot::template dot<kBits>(sum.low, weights.low, values.low),
-            Dot::template dot<kBits>(sum.high, weights.high, values.high)};
+  static Ints dot(Ints sum, Bytes a, Bytes b) {
+    return {Dot::template dot<kBits>(sum.low, a.low, b.low), Dot::template dot<kBits>(sum.high, a.high, b.high)};
   }
   static Ints multiply_add(Ints sum, Ints a, Ints b) {
     return add(sum, {_mm256_madd_epi16(a.low, b.low), _mm256_madd_epi16(a.high, b.high)});

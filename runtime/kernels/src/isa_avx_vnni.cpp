@@ -6,6 +6,7 @@
 #include "isa.h"
 #include "isa_avx2.h"
 #include "matmul_kernels.h"
+#include "peak.h"
 #include "row_kernels.h"
 
 namespace qtool {
@@ -13,8 +14,8 @@ namespace {
 
 struct Vnni {
   template <int kBits>
-  static __m256i dot(__m256i sum, __m256i weights, __m256i values) {
-    return _mm256_dpbusd_avx_epi32(sum, weights, values);
+  static __m256i dot(__m256i sum, __m256i a, __m256i b) {
+    return _mm256_dpbusd_avx_epi32(sum, a, b);
   }
 };
 
@@ -28,8 +29,9 @@ bool supported() {
 }  // namespace
 
 const InstructionSet& avx_vnni_instruction_set() {
-  static const InstructionSet set{"avx-vnni", MatMulTable<Avx2<Vnni>>::kTable, Attention<Avx2<Vnni>>::kernels(),
-                                  Rows<Avx2<Vnni>>::functions(), supported};
+  static const InstructionSet set{
+      "avx-vnni", MatMulTable<Avx2<Vnni>>::kTable,   Attention<Avx2<Vnni>>::kernels(), Rows<Avx2<Vnni>>::functions(),
+      supported,  repeat_dot_products<Avx2<Vnni>, 6>};
   return set;
 }
 

@@ -10,7 +10,7 @@
 namespace qtool {
 
 // `Dot` is how bytes are multiplied: a class with kBiased, whether weights of eight bits are read as signed
-// numbers, less by 128, and `int32x4_t dot(sum, weights, values)`.
+// numbers, less by 128, `int32x4_t dot(sum, weights, values)`, and a `Tile`.
 template <class Dot>
 struct Neon {
   struct Bytes {
@@ -26,6 +26,10 @@ struct Neon {
   static constexpr int kRows = 1;
   static constexpr int kTileRows = 2;
   static constexpr int64_t kPrefetch = 4096;
+  static constexpr bool kUnsignedValues = false;
+
+  template <int kBits, int kBlockSize>
+  using Tile = typename Dot::template Tile<Neon, kBits, kBlockSize>;
 
   static Ints zero_ints() { return set(0); }
   static Floats zero_floats() { return set(0.0f); }
@@ -53,6 +57,9 @@ struct Neon {
   }
   static Ints load_ints(const int32_t* from) {
     return {{vld1q_s32(from), vld1q_s32(from + 4), vld1q_s32(from + 8), vld1q_s32(from + 12)}};
+  }
+  static void store_ints(int32_t* to, Ints a) {
+    for (int i = 0; i < 4; ++i) vst1q_s32(to + 4 * i, a.at[i]);
   }
   static Floats load(const float* from) {
     return {{vld1q_f32(from), vld1q_f32(from + 4), vld1q_f32(from + 8), vld1q_f32(from + 12)}};
@@ -84,6 +91,10 @@ struct Neon {
       if constexpr (kField == 0) return each<Bytes>([&](int i) { return vandq_u8(a.at[i], mask); });
       return each<Bytes>([&](int i) { return vandq_u8(vshlq_u8(a.at[i], vdupq_n_s8(-kBits * kField)), mask); });
     }
+  }
+
+  static Bytes subtract(Bytes a, Bytes b) {
+    return each<Bytes>([&](int i) { return vsubq_u8(a.at[i], b.at[i]); });
   }
 
   template <int kBits>

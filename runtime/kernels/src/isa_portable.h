@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "dot_tile.h"
+
 namespace qtool {
 
 struct Portable {
@@ -21,8 +23,15 @@ struct Portable {
   };
 
   static constexpr int kRows = 4;          // of x that share unpacked weights in `few_rows`
-  static constexpr int kTileRows = 4;      // likewise in `many_rows`
+  static constexpr int kTileRows = 4;      // likewise in `many_rows`, with `DotTile`
   static constexpr int64_t kPrefetch = 0;  // bytes ahead of those being read
+
+  // Whether `dot` multiplies unsigned by signed bytes only, so that values are unsigned where weights are signed.
+  static constexpr bool kUnsignedValues = true;
+
+  // How `many_rows` multiplies; see dot_tile.h.
+  template <int kBits, int kBlockSize>
+  using Tile = DotTile<Portable, kBits, kBlockSize>;
 
   static Ints zero_ints() { return {}; }
   static Floats zero_floats() { return {}; }
@@ -50,6 +59,7 @@ struct Portable {
   static Ints load_ints(const int32_t* from) {
     return map<Ints>([&](int i) { return from[i]; });
   }
+  static void store_ints(int32_t* to, Ints a) { std::memcpy(to, &a, 64); }
   static Floats load(const float* from) {
     return map<Floats>([&](int i) { return from[i]; });
   }
@@ -78,16 +88,23 @@ struct Portable {
     return a;
   }
 
+  // a - b, byte by byte, modulo 256
+  static Bytes subtract(Bytes a, Bytes b) {
+    for (int i = 0; i < 64; ++i) a.at[i] = static_cast<uint8_t>(a.at[i] - b.at[i]);
+    return a;
+  }
+
   // A zero point as it meets what `field` returns; those of eight bits may both be less by 128.
   template <int kBits>
   static int32_t stored_zero_point(int32_t zero_point) {
     return zero_point;
   }
 
-  // Adds to each int32 the products of four unsigned weights (from `field`) and four signed values.
+  // Adds to each int32 the products of four unsigned bytes and four signed ones. One of the two are weights of
+  // kBits bits (signed ones: less a zero point).
   template <int kBits>
-  static Ints dot(Ints sum, Bytes weights, Bytes values) {
-    for (int i = 0; i < 64; ++i) sum.at[i / 4] += weights.at[i] * static_cast<int8_t>(values.at[i]);
+  static Ints dot(Ints sum, Bytes a, Bytes b) {
+    for (int i = 0; i < 64; ++i) sum.at[i / 4] += a.at[i] * static_cast<int8_t>(b.at[i]);
     return sum;
   }
 

@@ -78,6 +78,13 @@ QTOOL_EXPORT int qtool_kernels_self_test(const char* name, char* message, size_t
   return failure.empty() ? 0 : 2;
 }
 
+// Multiplies bytes as fast as the instruction set can, on this thread, and returns how many operations that were; or
+// 0 if there is no such instruction set. For benchmarks.
+QTOOL_EXPORT int64_t qtool_kernels_repeat_products(const char* name, int64_t rounds) {
+  const qtool::InstructionSet* found = qtool::find_instruction_set(name);
+  return found == nullptr ? 0 : found->repeat_products(rounds);
+}
+
 // Returns 1 if there are kernels for weights of that many bits in blocks of that size, else 0.
 QTOOL_EXPORT int qtool_kernels_takes_weights(int64_t bits, int64_t block_size) {
   for (const qtool::WeightFormat& format : qtool::kWeightFormats) {

@@ -43,10 +43,12 @@ struct Weights {
 
 // Rows of x, quantized. Blocks are padded with zeros to whole groups.
 //
-// In a group, values stand in the order in which the weights' bits are unpacked: first those that meet the
-// lowest bits of each byte, block by block, then those that meet the next ones, and so on.
+// Values stand in the order in which the weights' bits are unpacked. For `few_rows` these are a group's: first
+// the values that meet the lowest bits of each byte, block by block, then those that meet the next ones, and so
+// on. For `many_rows` they are a block's, and each block has its values to itself.
 struct QuantizedRows {
   int64_t rows = 0;
+  bool for_many = false;  // whether they are for `many_rows`, which reads `kMostTileRows` - 1 rows more
   int64_t groups = 0;
   int64_t group_values = 0;          // kGroup * block_size
   int8_t* values = nullptr;          // (rows, groups, group_values)
@@ -75,6 +77,9 @@ struct Output {
 constexpr int64_t kTileRows = 128;
 constexpr int64_t kTileColumns = 32;
 
+// Most rows that an instruction set takes at a time in a tile.
+constexpr int64_t kMostTileRows = 16;
+
 // Elements of k for which a tile's weights are unpacked at a time: 32 columns of them fit a first-level cache.
 constexpr int64_t kTileDepth = 1024;
 
@@ -83,7 +88,8 @@ struct alignas(kVectorBytes) TileBuffer {
   uint8_t weights[kTileDepth * kTileColumns];
   float scales[kTileDepth / 32 * kTileColumns];
   int32_t zero_points[kTileDepth / 32 * kTileColumns];
-  float sums[kTileRows * kGroup * kTileColumns];
+  int32_t starts[kTileDepth / 32 * kTileColumns];
+  float sums[(kTileRows + kMostTileRows - 1) * kGroup * kTileColumns];
 };
 
 // The kernels of one instruction set for one width of weights and size of blocks.

@@ -9,6 +9,7 @@
 #include <limits>
 
 #include "matmul.h"
+#include "matmul_tiles.h"
 
 namespace qtool {
 
@@ -17,6 +18,7 @@ class MatMul {
   using Bytes = typename Isa::Bytes;
   using Ints = typename Isa::Ints;
   using Floats = typename Isa::Floats;
+  using ManyRows = Tiles<Isa, kBits, kBlockSize>;
 
   static constexpr int kFields = 8 / kBits;  // weights in a byte
   static constexpr int64_t kBlockBytes = kBlockSize / kFields;
@@ -26,22 +28,26 @@ class MatMul {
   static constexpr int64_t kVectorsPerSum = kVectors == 8 ? 2 : 1;  // whose lanes are the same blocks'
 
  public:
-  static constexpr MatMulKernels kernels() { return {quantize_row, few_rows, many_rows}; }
+  static constexpr MatMulKernels kernels() { return {quantize_row, few_rows, ManyRows::many_rows}; }
 
   static void quantize_row(const float* x, int64_t depth, const QuantizedRows& out, int64_t row) {
     int8_t* values = out.row_values(row);
     float* scales = out.row_scales(row);
     int32_t* negative_sums = out.row_negative_sums(row);
+    int64_t stride = out.for_many ? kBlockBytes : kGroupBytes;  // from field to field
     for (int64_t block = 0; block < out.groups * kGroup; ++block) {
       int64_t begin = block * kBlockSize;
-      int8_t* first = values + block / kGroup * kGroupValues + block % kGroup * kBlockBytes;
+      int8_t* first = values + (out.for_many ? begin : block / kGroup * kGroupValues + block % kGroup * kBlockBytes);
       if (depth - begin >= kBlockSize) {
-        quantize_block(x + begin, first, scales + block, negative_sums + block);
+        quantize_block(x + begin, first, stride, scales + block, negative_sums + block);
       } else {
         alignas(64) float padded[kBlockSize] = {};
         for (int64_t k = begin; k < depth; ++k) padded[k - begin] = x[k];
-        quantize_block(padded, first, scales + block, negative_sums + block);
+        quantize_block(padded, first, stride, scales + block, negative_sums + block);
       }
+    }
+    if (out.for_many && ManyRows::kUnsignedValues) {
+      for (int64_t i = 0; i < out.groups * kGroupValues; ++i) values[i] ^= int8_t(-128);
     }
   }
 
@@ -63,36 +69,20 @@ class MatMul {
     }
   }
 
-  static void many_rows(const Weights& w, const QuantizedRows& x, Range rows, Range columns, Output y,
-                        TileBuffer& buffer) {
-    constexpr int64_t kStep = kTileDepth / kGroupValues;
-    std::memset(buffer.sums, 0, sizeof(float) * rows.size() * kGroup * kTileColumns);
-    for (int64_t group = 0; group < w.groups(); group += kStep) {
-      Range groups{group, group + kStep < w.groups() ? group + kStep : w.groups()};
-      for (int64_t half = 0; half < kTileColumns / 16; ++half) unpack(w, groups, columns, half, buffer);
-      int64_t row = rows.begin;
-      for (; row + Isa::kTileRows <= rows.end; row += Isa::kTileRows) {
-        multiply_tile<Isa::kTileRows>(x, groups, row, row - rows.begin, buffer);
-      }
-      for (; row < rows.end; ++row) multiply_tile<1>(x, groups, row, row - rows.begin, buffer);
-    }
-    store_tile(w, rows, columns, buffer, y);
-  }
-
  private:
   // Below this magnitude numbers count as zero: the reciprocal of a smaller scale would overflow.
   static constexpr float kSmallest = 0x1p-100f;
 
-  static void quantize_block(const float* x, int8_t* first, float* scale, int32_t* negative_sum) {
+  static void quantize_block(const float* x, int8_t* first, int64_t stride, float* scale, int32_t* negative_sum) {
     float largest = Isa::template largest_magnitude<kBlockSize>(x);
     if (!(largest >= kSmallest && largest <= 0x1.fffffep127f)) {
       *scale = largest < kSmallest ? 0.0f : std::numeric_limits<float>::quiet_NaN();
       *negative_sum = 0;
-      for (int field = 0; field < kFields; ++field) std::memset(first + field * kGroupBytes, 0, kBlockBytes);
+      for (int field = 0; field < kFields; ++field) std::memset(first + field * stride, 0, kBlockBytes);
       return;
     }
     *scale = largest / 127.0f;
-    *negative_sum = -Isa::template quantize<kBlockSize, kFields>(x, 127.0f / largest, first, kGroupBytes);
+    *negative_sum = -Isa::template quantize<kBlockSize, kFields>(x, 127.0f / largest, first, stride);
   }
 
   // Four neighbouring columns of W; the last ones may stand for others that are not there.
@@ -208,7 +198,7 @@ class MatMul {
       if (w_.zero_points == nullptr) return Isa::set(Isa::template stored_zero_point<kBits>(1 << (kBits - 1)));
       uint32_t packed[4];
       for (int i = 0; i < 4; ++i) {
-        packed[i] = four_zero_points(zero_points_[i], group, kLast ? blocks : kGroup);
+        packed[i] = ManyRows::four_zero_points(zero_points_[i], group, kLast ? blocks : kGroup);
       }
       return Isa::template unpack_zero_points<kBits>(packed);
     }
@@ -222,128 +212,6 @@ class MatMul {
     const float* scales_[4];
     const uint8_t* zero_points_[4];
   };
-
-  // The zero points of a group of blocks of one column, first block in the lowest bits.
-  static uint32_t four_zero_points(const uint8_t* of_column, int64_t group, int64_t blocks) {
-    const uint8_t* from = of_column + group * kGroup * kBits / 8;
-    uint32_t packed = 0;
-    if (blocks == kGroup) {
-      std::memcpy(&packed, from, kGroup * kBits / 8);
-    } else {
-      for (int64_t i = 0; i < (blocks * kBits + 7) / 8; ++i) packed |= uint32_t{from[i]} << (8 * i);
-    }
-    return packed;
-  }
-
-  // Unpacks 16 columns of W, each vector four values of each of them, and their scales and zero points.
-  static void unpack(const Weights& w, Range groups, Range columns, int64_t half, TileBuffer& buffer) {
-    int64_t first = columns.begin + 16 * half;
-    if (first >= columns.end) return;
-    for (int64_t group = groups.begin; group < groups.end; ++group) {
-      int64_t blocks = w.blocks - group * kGroup < kGroup ? w.blocks - group * kGroup : kGroup;
-      int64_t local = group - groups.begin;
-      for (int64_t i = 0; i < 16; ++i) {
-        int64_t column = first + i < columns.end ? first + i : columns.end - 1;
-        uint32_t packed =
-            w.zero_points ? four_zero_points(w.zero_points + column * w.zero_point_bytes(), group, blocks) : 0;
-        for (int64_t j = 0; j < kGroup; ++j) {
-          int64_t at = (local * kGroup + j) * kTileColumns + 16 * half + i;
-          int zero_point = w.zero_points ? int((packed >> (j * kBits)) & ((1u << kBits) - 1)) : 1 << (kBits - 1);
-          buffer.zero_points[at] = Isa::template stored_zero_point<kBits>(zero_point);
-          buffer.scales[at] = j < blocks ? w.scales[column * w.blocks + group * kGroup + j] : 0.0f;
-        }
-      }
-      for (int64_t v = 0; v < kVectors; ++v) {
-        Bytes vectors[16];
-        for (int64_t i = 0; i < 16; ++i) {
-          int64_t column = first + i < columns.end ? first + i : columns.end - 1;
-          const uint8_t* from = w.values + column * w.column_bytes() + group * kGroupBytes + v * 64;
-          vectors[i] = blocks == kGroup ? Isa::load_bytes(from) : Isa::load_bytes(from, blocks * kBlockBytes - v * 64);
-        }
-        Isa::transpose_words(vectors);
-        uint8_t* to = buffer.weights + local * kGroupValues * kTileColumns + 64 * half;
-        store_fields<0>(vectors, to + v * 16 * 4 * kTileColumns);
-      }
-    }
-  }
-
-  template <int kField>
-  static void store_fields(const Bytes* vectors, uint8_t* to) {
-    for (int64_t c = 0; c < 16; ++c) {
-      Isa::store_bytes(to + (kField * kGroupBytes + 4 * c) * kTileColumns,
-                       Isa::template field<kBits, kField>(vectors[c]));
-    }
-    if constexpr (kField + 1 < kFields) store_fields<kField + 1>(vectors, to);
-  }
-
-  template <int kRows>
-  static void multiply_tile(const QuantizedRows& x, Range groups, int64_t row, int64_t local_row, TileBuffer& buffer) {
-    constexpr int kHalves = kTileColumns / 16;
-    for (int64_t phase = 0; phase < kGroup; ++phase) {
-      Floats sums[kRows][kHalves];
-      for (int m = 0; m < kRows; ++m) {
-        for (int h = 0; h < kHalves; ++h) sums[m][h] = Isa::load(tile_sums(buffer, local_row + m, phase, h));
-      }
-      for (int64_t group = groups.begin; group < groups.end; ++group) {
-        int64_t local = group - groups.begin;
-        Ints products[kRows][kHalves];
-        for (int m = 0; m < kRows; ++m) {
-          for (int h = 0; h < kHalves; ++h) products[m][h] = Isa::zero_ints();
-        }
-        multiply_block<kRows>(x, row, group, phase, buffer.weights + local * kGroupValues * kTileColumns, products);
-        int64_t at = group * kGroup + phase;
-        int64_t local_at = (local * kGroup + phase) * kTileColumns;
-        for (int h = 0; h < kHalves; ++h) {
-          Ints zero_points = Isa::load_ints(buffer.zero_points + local_at + 16 * h);
-          Floats scales = Isa::load(buffer.scales + local_at + 16 * h);
-          for (int m = 0; m < kRows; ++m) {
-            Ints total = Isa::multiply_add(products[m][h], zero_points, Isa::set(x.row_negative_sums(row + m)[at]));
-            Floats scale = Isa::multiply(scales, Isa::set(x.row_scales(row + m)[at]));
-            sums[m][h] = Isa::add(sums[m][h], Isa::multiply(Isa::to_floats(total), scale));
-          }
-        }
-      }
-      for (int m = 0; m < kRows; ++m) {
-        for (int h = 0; h < kHalves; ++h) Isa::store(tile_sums(buffer, local_row + m, phase, h), sums[m][h]);
-      }
-    }
-  }
-
-  template <int kRows>
-  static void multiply_block(const QuantizedRows& x, int64_t row, int64_t group, int64_t phase, const uint8_t* weights,
-                             Ints (*products)[kTileColumns / 16]) {
-    constexpr int kHalves = kTileColumns / 16;
-    const int8_t* values[kRows];
-    for (int m = 0; m < kRows; ++m) values[m] = x.row_values(row + m) + group * kGroupValues;
-    for (int field = 0; field < kFields; ++field) {
-      int64_t begin = field * kGroupBytes + phase * kBlockBytes;
-      for (int64_t k = begin; k < begin + kBlockBytes; k += 4) {
-        Bytes columns[kHalves];
-        for (int h = 0; h < kHalves; ++h) columns[h] = Isa::load_bytes(weights + k * kTileColumns + 64 * h);
-        for (int m = 0; m < kRows; ++m) {
-          Bytes four = Isa::repeat_word(values[m] + k);
-          for (int h = 0; h < kHalves; ++h) {
-            products[m][h] = Isa::template dot<kBits>(products[m][h], columns[h], four);
-          }
-        }
-      }
-    }
-  }
-
-  static float* tile_sums(TileBuffer& buffer, int64_t row, int64_t phase, int64_t half) {
-    return buffer.sums + (row * kGroup + phase) * kTileColumns + 16 * half;
-  }
-
-  static void store_tile(const Weights& w, Range rows, Range columns, TileBuffer& buffer, Output y) {
-    for (int64_t row = rows.begin; row < rows.end; ++row) {
-      const float* sums = buffer.sums + (row - rows.begin) * kGroup * kTileColumns;
-      float* out = y.data + row * y.stride;
-      for (int64_t n = columns.begin; n < columns.end; ++n, ++sums) {
-        float sum = (sums[0] + sums[kTileColumns]) + (sums[2 * kTileColumns] + sums[3 * kTileColumns]);
-        out[n] = w.bias ? sum + w.bias[n] : sum;
-      }
-    }
-  }
 };
 
 // The kernels of an instruction set, in the order of kWeightFormats.

@@ -60,17 +60,26 @@ class Inputs {
     result.rows = rows;
     result.groups = w.groups();
     result.group_values = kGroup * w.block_size;
+    result.for_many = rows >= kManyRows;
     return result;
   }
 
-  static size_t value_bytes(const QuantizedRows& x) { return round_up(x.rows * x.groups * x.group_values); }
-  static size_t block_bytes(const QuantizedRows& x) { return round_up(x.rows * x.groups * kGroup * sizeof(float)); }
+  // Rows that there is room for: a tile may reach beyond the last one.
+  static int64_t room(const QuantizedRows& x) { return x.rows + (x.for_many ? kMostTileRows - 1 : 0); }
+  static size_t value_bytes(const QuantizedRows& x) { return round_up(room(x) * x.groups * x.group_values); }
+  static size_t block_bytes(const QuantizedRows& x) { return round_up(room(x) * x.groups * kGroup * sizeof(float)); }
   static size_t bytes(const QuantizedRows& x) { return value_bytes(x) + 2 * block_bytes(x); }
 
   static unsigned char* place(QuantizedRows& x, unsigned char* memory) {
     x.values = reinterpret_cast<int8_t*>(memory);
     x.scales = reinterpret_cast<float*>(memory + value_bytes(x));
     x.negative_sums = reinterpret_cast<int32_t*>(memory + value_bytes(x) + block_bytes(x));
+    // What rows that do not exist give is computed and thrown away.
+    for (int64_t row = x.rows; row < room(x); ++row) {
+      std::fill_n(x.row_values(row), x.groups * x.group_values, int8_t{0});
+      std::fill_n(x.row_scales(row), x.groups * kGroup, 0.0f);
+      std::fill_n(x.row_negative_sums(row), x.groups * kGroup, 0);
+    }
     return memory + bytes(x);
   }
 

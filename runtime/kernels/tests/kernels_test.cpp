@@ -12,7 +12,9 @@
 #include <thread>
 #include <vector>
 
+#include "amx_model.h"
 #include "instruction_sets.h"
+#include "isa.h"
 #include "parallel_attention.h"
 #include "parallel_matmul.h"
 #include "self_test.h"
@@ -119,6 +121,21 @@ void test_matmul(const InstructionSet& set, WeightFormat format, std::mt19937& r
       multiply(set, w, first, rows, fewer.data(), on_threads(2));
       CHECK(same_bits(fewer.data(), y.data() + (kRows - rows) * w.columns, fewer.size()));
     }
+  }
+}
+
+// The same bits as the portable kernels, whatever the shape.
+void test_any_shape(const InstructionSet& set, WeightFormat format, std::mt19937& random) {
+  auto at_most = [&](int64_t most) { return 1 + static_cast<int64_t>(random() % most); };
+  for (int i = 0; i < 12; ++i) {
+    Matrix matrix(format, at_most(70), at_most(1500), random);
+    Weights w = matrix.weights;
+    if (i % 3 == 0) w.zero_points = nullptr;
+    int64_t rows = at_most(i % 2 ? 80 : 8);
+    std::vector<float> x = numbers(rows * w.depth, random), y(rows * w.columns), expected(y.size());
+    multiply(set, w, x.data(), rows, y.data(), on_threads(2));
+    multiply(portable_instruction_set(), w, x.data(), rows, expected.data(), on_threads(1));
+    CHECK(same_bits(y.data(), expected.data(), y.size()));
   }
 }
 
@@ -268,22 +285,28 @@ void test_attention(const InstructionSet& set, int64_t size, std::mt19937& rando
   }
 }
 
+// All kernels of an instruction set.
+void test(const InstructionSet& set) {
+  std::mt19937 random(1);
+  std::string failure = self_test(set);
+  std::printf("%s: self-test: %s\n", set.name, failure.empty() ? "passed" : failure.c_str());
+  CHECK(failure.empty());
+  for (WeightFormat format : kWeightFormats) {
+    test_matmul(set, format, random);
+    test_extremes(set, format, random);
+    test_any_shape(set, format, random);
+    test_fused(set, format, random);
+  }
+  test_row_functions(set, random);
+  for (int64_t size : {16, 64, 80, 128}) test_attention(set, size, random);
+  CHECK(set.repeat_products(2) == 2 * set.repeat_products(1));
+  std::printf("%s: passed\n", set.name);
+}
+
 }  // namespace
 
 int main() {
-  for (const InstructionSet* set : instruction_sets()) {
-    std::mt19937 random(1);
-    std::string failure = self_test(*set);
-    std::printf("%s: self-test: %s\n", set->name, failure.empty() ? "passed" : failure.c_str());
-    CHECK(failure.empty());
-    for (WeightFormat format : kWeightFormats) {
-      test_matmul(*set, format, random);
-      test_extremes(*set, format, random);
-      test_fused(*set, format, random);
-    }
-    test_row_functions(*set, random);
-    for (int64_t size : {16, 64, 80, 128}) test_attention(*set, size, random);
-    std::printf("%s: passed\n", set->name);
-  }
+  for (const InstructionSet* set : instruction_sets()) test(*set);
+  test(amx_model_instruction_set());
   return 0;
 }
