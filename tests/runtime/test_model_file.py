@@ -91,7 +91,7 @@ def test_a_real_artifact_is_rewritten(artifact: Path) -> None:
 
 @given(junk=st.binary(max_size=200))
 def test_junk_is_refused(junk: bytes) -> None:
-    with pytest.raises(ArtifactError, match="the fields of onnx.proto"):
+    with pytest.raises(ArtifactError, match=r"fields of onnx\.proto"):
         ModelFile.read(b"\x00" + junk + b"\x3a\x7f")
 
 
@@ -110,5 +110,5 @@ def test_a_damaged_file_never_ends_in_another_error(model: onnx.ModelProto, data
     "junk", [b"", b"\x3a\xff\xff\xff\xff\x0f", b"\x3a", b"\x80" * 11, b"\x3b\x00", b"\x3a\x00\x3a\x00"]
 )
 def test_what_is_no_model_is_refused(junk: bytes) -> None:
-    with pytest.raises(ArtifactError, match="the fields of onnx.proto"):
+    with pytest.raises(ArtifactError, match=r"fields of onnx\.proto"):
         ModelFile.read(junk)
