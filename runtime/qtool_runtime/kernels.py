@@ -150,14 +150,24 @@ def _open_pack(wanted: str) -> Kernels:
     except (ImportError, OSError) as error:  # a library that this system cannot load
         raise IncompatibleRuntimeError(f"qtool-kernels cannot be loaded: {error}", hint=_INSTALL) from error
     available = pack.instruction_sets()
-    name = available[0] if wanted == AUTO else wanted
-    if wanted == AUTO and name == PORTABLE:
-        return own_kernels("qtool-kernels has nothing for this processor that is faster")
-    if name not in available:
+    if wanted not in (AUTO, *available):
         valid = ", ".join([AUTO, OFF, *available])
         raise GenerationError(f"kernels is {wanted!r}; valid on this processor: {valid}")
-    try:
-        pack.self_test(name)
-    except pack.SelfTestError as error:
-        raise IncompatibleRuntimeError(f"the self-test of qtool-kernels failed: {error}") from error
-    return Kernels(name, f"qtool-kernels {pack.__version__}", pack)
+    names = [name for name in available if name != PORTABLE] if wanted == AUTO else [wanted]
+    if not names:
+        return own_kernels("qtool-kernels has nothing for this processor that is faster")
+    failures = []
+    for name in names:  # best first
+        try:
+            pack.self_test(name)
+        except pack.SelfTestError as error:
+            failures.append(str(error))
+            continue
+        if failures:
+            _log.warning("%s; %s is used instead", _failed(failures), name)
+        return Kernels(name, f"qtool-kernels {pack.__version__}", pack)
+    raise IncompatibleRuntimeError(_failed(failures))
+
+
+def _failed(failures: list[str]) -> str:
+    return f"the self-test of qtool-kernels failed: {'; '.join(failures)}"

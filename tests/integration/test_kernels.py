@@ -109,6 +109,26 @@ def test_answers_in_a_batch_are_those_of_single_runs(model: Model) -> None:
     assert together.read() == [stream.read() for stream in alone]
 
 
+def test_where_a_self_test_fails_the_next_instruction_set_is_used(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    best, *others = pack.instruction_sets()
+    if len(others) < 2:
+        pytest.skip("this processor has one instruction set beside the portable one")
+    self_test = pack.self_test
+
+    def fails_for_the_best(name: str) -> None:
+        if name == best:
+            raise pack.SelfTestError(f"{name}: 2 is not 3")
+        self_test(name)
+
+    monkeypatch.setattr(pack, "self_test", fails_for_the_best)
+    with qtool_runtime.load(artifact, prefix_memory=0) as loaded:
+        assert loaded.kernels.name == others[0]
+    (record,) = caplog.records
+    assert f"failed: {best}: 2 is not 3; {others[0]} is used instead" in record.getMessage()
+
+
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
     """A real model in int4."""
