@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "dot_tile.h"
+#include "isa_x86.h"
 
 namespace qtool {
 
@@ -208,7 +209,7 @@ struct Avx2 {
       sum = _mm256_add_epi32(sum, _mm256_add_epi32(a, b));
       __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8);
       __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
-      store_fields<kFields>(bytes, to + i / kFields, stride);
+      store_fields<Avx2, kFields>(bytes, to + i / kFields, stride);
     }
     alignas(32) int32_t lanes[8];
     _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), sum);
@@ -245,23 +246,6 @@ struct Avx2 {
     alignas(16) float padded[4] = {};
     for (int64_t i = 0; i < count; ++i) padded[i] = from[i];
     return _mm_load_ps(padded);
-  }
-
-  template <int kFields>
-  static void store_fields(__m128i bytes, int8_t* to, int64_t stride) {
-    if constexpr (kFields == 1) {
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(to), bytes);
-    } else if constexpr (kFields == 2) {
-      const __m128i order = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
-      bytes = _mm_shuffle_epi8(bytes, order);
-      _mm_storel_epi64(reinterpret_cast<__m128i*>(to), bytes);
-      _mm_storeh_pd(reinterpret_cast<double*>(to + stride), _mm_castsi128_pd(bytes));
-    } else {
-      const __m128i order = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-      alignas(16) int8_t ordered[16];
-      _mm_store_si128(reinterpret_cast<__m128i*>(ordered), _mm_shuffle_epi8(bytes, order));
-      for (int f = 0; f < 4; ++f) std::memcpy(to + f * stride, ordered + 4 * f, 4);
-    }
   }
 };
 

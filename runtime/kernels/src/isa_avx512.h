@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "dot_tile.h"
+#include "isa_x86.h"
 
 namespace qtool {
 
@@ -163,30 +164,13 @@ struct Avx512Vnni {
     for (int i = 0; i < kCount; i += 16) {
       __m512i values = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + i), _mm512_set1_ps(factor)));
       sum = _mm512_add_epi32(sum, values);
-      store_fields<kFields>(_mm512_cvtepi32_epi8(values), to + i / kFields, stride);
+      store_fields<Avx512Vnni, kFields>(_mm512_cvtepi32_epi8(values), to + i / kFields, stride);
     }
     return _mm512_reduce_add_epi32(sum);
   }
 
  private:
   static __m512i quarters() { return _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3); }
-
-  template <int kFields>
-  static void store_fields(__m128i bytes, int8_t* to, int64_t stride) {
-    if constexpr (kFields == 1) {
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(to), bytes);
-    } else if constexpr (kFields == 2) {
-      const __m128i order = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
-      bytes = _mm_shuffle_epi8(bytes, order);
-      _mm_storel_epi64(reinterpret_cast<__m128i*>(to), bytes);
-      _mm_storeh_pd(reinterpret_cast<double*>(to + stride), _mm_castsi128_pd(bytes));
-    } else {
-      const __m128i order = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-      alignas(16) int8_t ordered[16];
-      _mm_store_si128(reinterpret_cast<__m128i*>(ordered), _mm_shuffle_epi8(bytes, order));
-      for (int f = 0; f < 4; ++f) std::memcpy(to + f * stride, ordered + 4 * f, 4);
-    }
-  }
 
   // Of four vectors: word j of lane l of vector i becomes word i of lane l of vector j.
   static void transpose_words_in_lanes(Bytes* v) {
