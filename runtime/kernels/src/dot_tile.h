@@ -8,6 +8,11 @@ namespace qtool {
 
 constexpr int kHalves = kTileColumns / 16;  // of a tile: vectors for a row's products
 
+// How much too large `many_rows` stores unpacked weights, where they have to be unsigned. Products make up for it by
+// what they start with: minus so many times the sum of the values.
+template <class Isa, int kBits>
+constexpr int kAbove = kBits < 8 && Isa::kUnsignedWeights ? (1 << kBits) - 1 : 0;
+
 template <class Isa, int kBits, int kBlockSize>
 struct DotTile {
   using Bytes = typename Isa::Bytes;
@@ -18,14 +23,17 @@ struct DotTile {
   // Puts in order what is unpacked: k, ..., k + 3 (`a`) and k + 4, ..., k + 7 (`b`) of each of 16 columns.
   static void arrange(Bytes&, Bytes&) {}
 
-  // products[m][h] = the sums of values[m * stride + k] * weights[k] over the block's k, and `starts`.
+  // products[m][h] = the sums of values[m * stride + k] * weights[k] over the block's k, and, if weights are too large,
+  // starts[m * starts_stride].
   //
   // Four k of each column lie together, and then the next four.
   void multiply(const int8_t* values, int64_t stride, const uint8_t* weights, const int32_t* starts,
-                Ints (*products)[kHalves]) const {
+                int64_t starts_stride, Ints (*products)[kHalves]) const {
     Ints sums[kRows][kHalves];  // of this function's own: compilers keep them in registers
     for (int m = 0; m < kRows; ++m) {
-      for (int h = 0; h < kHalves; ++h) sums[m][h] = Isa::load_ints(starts + 16 * h);
+      for (int h = 0; h < kHalves; ++h) {
+        sums[m][h] = kAbove<Isa, kBits> > 0 ? Isa::set(starts[m * starts_stride]) : Isa::zero_ints();
+      }
     }
     // Four steps at a time: in a loop of one, GCC 12 copies the sums, and stores some of them.
     for (int k = 0; k < kBlockSize; k += 16) {
@@ -46,10 +54,7 @@ struct DotTile {
     for (int h = 0; h < kHalves; ++h) columns[h] = Isa::load_bytes(weights + 64 * h);
     for (int m = 0; m < kRows; ++m) {
       Bytes four = Isa::repeat_word(values + m * stride);
-      for (int h = 0; h < kHalves; ++h) {
-        sums[m][h] = kBits == 8 ? Isa::template dot<kBits>(sums[m][h], columns[h], four)
-                                : Isa::template dot<kBits>(sums[m][h], four, columns[h]);
-      }
+      for (int h = 0; h < kHalves; ++h) sums[m][h] = Isa::template dot<kBits>(sums[m][h], columns[h], four);
     }
   }
 };

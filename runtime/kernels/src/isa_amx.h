@@ -51,7 +51,7 @@ class AmxTile {
   template <class Bytes>
   static void arrange(Bytes&, Bytes&) {}
 
-  void multiply(const int8_t* values, int64_t stride, const uint8_t* weights, const int32_t*,
+  void multiply(const int8_t* values, int64_t stride, const uint8_t* weights, const int32_t*, int64_t,
                 Ints (*products)[kHalves]) const {
     Instructions::template zero<kLeftSums>();
     Instructions::template zero<kRightSums>();
@@ -103,7 +103,7 @@ int64_t repeat_tile_products(int64_t rounds) {
 // An instruction set with such tiles.
 template <class Isa, class Instructions>
 struct Amx : Isa {
-  static constexpr bool kUnsignedValues = false;
+  static constexpr bool kUnsignedWeights = false;
 
   template <int kBits, int kBlockSize>
   using Tile = AmxTile<Isa, Instructions, kBits, kBlockSize>;

@@ -25,7 +25,7 @@ struct Avx2 {
   static constexpr int kRows = 2;
   static constexpr int kTileRows = 2;
   static constexpr int64_t kPrefetch = 8192;
-  static constexpr bool kUnsignedValues = true;
+  static constexpr bool kUnsignedWeights = true;
 
   template <int kBits, int kBlockSize>
   using Tile = DotTile<Avx2, kBits, kBlockSize>;

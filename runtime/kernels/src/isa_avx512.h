@@ -19,7 +19,7 @@ struct Avx512Vnni {
   static constexpr int kRows = 4;
   static constexpr int kTileRows = 6;
   static constexpr int64_t kPrefetch = 8192;
-  static constexpr bool kUnsignedValues = true;
+  static constexpr bool kUnsignedWeights = true;
 
   template <int kBits, int kBlockSize>
   using Tile = DotTile<Avx512Vnni, kBits, kBlockSize>;

@@ -30,7 +30,7 @@ struct MatrixTile {
     b = pairs[1];
   }
 
-  void multiply(const int8_t* values, int64_t stride, const uint8_t* weights, const int32_t*,
+  void multiply(const int8_t* values, int64_t stride, const uint8_t* weights, const int32_t*, int64_t,
                 Ints (*products)[kHalves]) const {
     for (int h = 0; h < kHalves; ++h) {
       int32x4_t sums[kRows / 2][8];  // [rows m and m + 1][columns n and n + 1]: n, m; n, m + 1; n + 1, m; ...

@@ -26,7 +26,7 @@ struct Neon {
   static constexpr int kRows = 1;
   static constexpr int kTileRows = 2;
   static constexpr int64_t kPrefetch = 4096;
-  static constexpr bool kUnsignedValues = false;
+  static constexpr bool kUnsignedWeights = false;
 
   template <int kBits, int kBlockSize>
   using Tile = typename Dot::template Tile<Neon, kBits, kBlockSize>;

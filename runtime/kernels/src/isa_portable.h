@@ -26,8 +26,8 @@ struct Portable {
   static constexpr int kTileRows = 4;      // likewise in `many_rows`, with `DotTile`
   static constexpr int64_t kPrefetch = 0;  // bytes ahead of those being read
 
-  // Whether `dot` multiplies unsigned by signed bytes only, so that values are unsigned where weights are signed.
-  static constexpr bool kUnsignedValues = true;
+  // Whether `dot` takes weights only if they are unsigned.
+  static constexpr bool kUnsignedWeights = true;
 
   // How `many_rows` multiplies; see dot_tile.h.
   template <int kBits, int kBlockSize>
@@ -100,8 +100,8 @@ struct Portable {
     return zero_point;
   }
 
-  // Adds to each int32 the products of four unsigned bytes and four signed ones. One of the two are weights of
-  // kBits bits (signed ones: less a zero point).
+  // Adds to each int32 the products of four unsigned bytes, weights, and four signed ones, values. Weights of less than
+  // eight bits are at most twice what kBits bits hold.
   template <int kBits>
   static Ints dot(Ints sum, Bytes a, Bytes b) {
     for (int i = 0; i < 64; ++i) sum.at[i / 4] += a.at[i] * static_cast<int8_t>(b.at[i]);

@@ -45,7 +45,8 @@ struct Weights {
 //
 // Values stand in the order in which the weights' bits are unpacked. For `few_rows` these are a group's: first
 // the values that meet the lowest bits of each byte, block by block, then those that meet the next ones, and so
-// on. For `many_rows` they are a block's, and each block has its values to itself.
+// on. For `many_rows` they are a block's, each block has its values to itself, and the sums may be multiplied: see
+// `kAbove`.
 struct QuantizedRows {
   int64_t rows = 0;
   bool for_many = false;  // whether they are for `many_rows`, which reads `kMostTileRows` - 1 rows more
@@ -67,14 +68,14 @@ struct Range {
   int64_t size() const { return end - begin; }
 };
 
-// Where results go: y[m, n] is at data[m * stride + n].
+// Where results go: that of the m-th of some rows and the n-th of some columns is at data[m * stride + n].
 struct Output {
   float* data = nullptr;
   int64_t stride = 0;
 };
 
 // Rows and columns of the tiles of `many_rows`: how work is best cut, and what its buffer is for.
-constexpr int64_t kTileRows = 128;
+constexpr int64_t kTileRows = 256;
 constexpr int64_t kTileColumns = 32;
 
 // Most rows that an instruction set takes at a time in a tile.
@@ -83,13 +84,13 @@ constexpr int64_t kMostTileRows = 16;
 // Elements of k for which a tile's weights are unpacked at a time: 32 columns of them fit a first-level cache.
 constexpr int64_t kTileDepth = 1024;
 
-// Memory that one call of `many_rows` works in.
+// Memory that one task of many rows works in: `many_rows` in all but `up`.
 struct alignas(kVectorBytes) TileBuffer {
   uint8_t weights[kTileDepth * kTileColumns];
   float scales[kTileDepth / 32 * kTileColumns];
   int32_t zero_points[kTileDepth / 32 * kTileColumns];
-  int32_t starts[kTileDepth / 32 * kTileColumns];
   float sums[(kTileRows + kMostTileRows - 1) * kGroup * kTileColumns];
+  float up[kTileRows * kTileColumns];
 };
 
 // The kernels of one instruction set for one width of weights and size of blocks.

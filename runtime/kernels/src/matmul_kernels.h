@@ -46,8 +46,8 @@ class MatMul {
         quantize_block(padded, first, stride, scales + block, negative_sums + block);
       }
     }
-    if (out.for_many && ManyRows::kUnsignedValues) {
-      for (int64_t i = 0; i < out.groups * kGroupValues; ++i) values[i] ^= int8_t(-128);
+    if (out.for_many && kAbove < Isa, kBits >> 0) {
+      for (int64_t block = 0; block < out.groups * kGroup; ++block) negative_sums[block] *= kAbove<Isa, kBits>;
     }
   }
 
@@ -56,16 +56,17 @@ class MatMul {
     for (int64_t column = columns.begin; column < columns.end; column += 4) {
       int64_t count = columns.end - column < 4 ? columns.end - column : 4;
       FourColumns four(w, column, count, ahead);
+      Output of_four{y.data + column - columns.begin, y.stride};
       int64_t row = 0;
       if constexpr (Isa::kRows == 4) {
         // A token and four drafts are faster together than as 4 and 1, though not all registers suffice.
-        for (; x.rows - row == 5; row += 5) four.template multiply<5>(x, row, y);
+        for (; x.rows - row == 5; row += 5) four.template multiply<5>(x, row, of_four);
       }
-      for (; row + Isa::kRows <= x.rows; row += Isa::kRows) four.template multiply<Isa::kRows>(x, row, y);
+      for (; row + Isa::kRows <= x.rows; row += Isa::kRows) four.template multiply<Isa::kRows>(x, row, of_four);
       if constexpr (Isa::kRows > 2) {
-        for (; row + 2 <= x.rows; row += 2) four.template multiply<2>(x, row, y);
+        for (; row + 2 <= x.rows; row += 2) four.template multiply<2>(x, row, of_four);
       }
-      for (; row < x.rows; ++row) four.template multiply<1>(x, row, y);
+      for (; row < x.rows; ++row) four.template multiply<1>(x, row, of_four);
     }
   }
 
@@ -112,7 +113,7 @@ class MatMul {
       for (int m = 0; m < kRows; ++m) {
         alignas(64) float result[4];
         Isa::sum_lanes(sums[m], result);
-        float* out = y.data + (row + m) * y.stride + column_;
+        float* out = y.data + (row + m) * y.stride;
         for (int64_t i = 0; i < count_; ++i) out[i] = w_.bias ? result[i] + w_.bias[column_ + i] : result[i];
       }
     }
@@ -195,12 +196,8 @@ class MatMul {
 
     template <bool kLast>
     Ints group_zero_points(int64_t group, int64_t blocks) const {
-      if (w_.zero_points == nullptr) return Isa::set(Isa::template stored_zero_point<kBits>(1 << (kBits - 1)));
-      uint32_t packed[4];
-      for (int i = 0; i < 4; ++i) {
-        packed[i] = ManyRows::four_zero_points(zero_points_[i], group, kLast ? blocks : kGroup);
-      }
-      return Isa::template unpack_zero_points<kBits>(packed);
+      if (w_.zero_points == nullptr) return ManyRows::middle();
+      return ManyRows::zero_points(zero_points_, group, kLast ? blocks : kGroup);
     }
 
     const Weights& w_;

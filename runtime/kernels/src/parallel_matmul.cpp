@@ -122,9 +122,7 @@ class ColumnTasks {
 class Work {
  public:
   Work(const RowFunctions& functions, const ProductsProblem& problem, const std::vector<Product>& products)
-      : functions_(functions), p_(problem), products_(products), inputs_(problem, products, scratch(0)) {
-    if (p_.gated) up_ = reinterpret_cast<float*>(scratch(1).reserve(p_.rows * columns(1) * sizeof(float)));
-  }
+      : functions_(functions), p_(problem), products_(products), inputs_(problem, products, scratch()) {}
 
   void few_rows(const ParallelFor& parallel_for) const {
     for (int64_t row = 0; row < p_.rows; ++row) inputs_.prepare(functions_, row);
@@ -133,11 +131,15 @@ class Work {
       tasks.add(columns(i), std::max<int64_t>(4, kTaskBytes / column_bytes / 4 * 4));
     });
     parallel_for(tasks.count(), [&](int64_t task) {
+      static thread_local Scratch scratch;
       ColumnTasks::Task part = tasks[task];
-      for_joined(part.matrix, [&](size_t i) {
-        products_[i].kernels->few_rows(products_[i].weights, inputs_.of(i), part.columns, output(i));
-      });
-      gate({0, p_.rows}, part.columns);
+      Output y = output(part.matrix, 0, part.columns);
+      few_rows(part.matrix, part.columns, y);
+      if (!p_.gated) return;
+      size_t bytes = p_.rows * part.columns.size() * sizeof(float);
+      Output up{reinterpret_cast<float*>(scratch.reserve(bytes)), part.columns.size()};
+      few_rows(1, part.columns, up);
+      gate(y, up, p_.rows, part.columns.size());
     });
   }
 
@@ -153,45 +155,47 @@ class Work {
       ColumnTasks::Task part = tasks[task % tasks.count()];
       int64_t row = task / tasks.count() * kTileRows;
       Range rows{row, std::min(p_.rows, row + kTileRows)};
-      for_joined(part.matrix, [&](size_t i) {
-        products_[i].kernels->many_rows(products_[i].weights, inputs_.of(i), rows, part.columns, output(i), *buffer);
-      });
-      gate(rows, part.columns);
+      Output y = output(part.matrix, row, part.columns);
+      many_rows(part.matrix, rows, part.columns, y, *buffer);
+      if (!p_.gated) return;
+      Output up{buffer->up, kTileColumns};
+      many_rows(1, rows, part.columns, up, *buffer);
+      gate(y, up, rows.size(), part.columns.size());
     });
   }
 
  private:
   // Memory of the thread that multiplies, for the whole of a problem.
-  static Scratch& scratch(int number) {
-    static thread_local Scratch scratches[2];
-    return scratches[number];
+  static Scratch& scratch() {
+    static thread_local Scratch scratch;
+    return scratch;
   }
 
   int64_t columns(size_t i) const { return products_[i].weights.columns; }
-  Output output(size_t i) const { return {p_.gated && i == 1 ? up_ : products_[i].y, columns(i)}; }
+  Output output(size_t i, int64_t row, Range range) const {
+    return {products_[i].y + row * columns(i) + range.begin, columns(i)};
+  }
+
+  void few_rows(size_t i, Range range, Output y) const {
+    products_[i].kernels->few_rows(products_[i].weights, inputs_.of(i), range, y);
+  }
+  void many_rows(size_t i, Range rows, Range range, Output y, TileBuffer& buffer) const {
+    products_[i].kernels->many_rows(products_[i].weights, inputs_.of(i), rows, range, y, buffer);
+  }
+
+  void gate(Output y, Output up, int64_t rows, int64_t count) const {
+    for (int64_t row = 0; row < rows; ++row) {
+      functions_.gate(y.data + row * y.stride, up.data + row * up.stride, count);
+    }
+  }
 
   // Calls `function` with the first product of each part, and the bytes of a column of the part.
   template <typename Function>
   void for_parts(Function function) const {
     for (size_t i = 0; i < (p_.gated ? 1 : products_.size()); ++i) {
       int64_t column_bytes = 0;
-      for_joined(i, [&](size_t j) { column_bytes += products_[j].weights.column_bytes(); });
+      for (size_t j = i; j < (p_.gated ? 2 : i + 1); ++j) column_bytes += products_[j].weights.column_bytes();
       function(i, column_bytes);
-    }
-  }
-
-  // Calls `function` with each product of the part that begins with this one.
-  template <typename Function>
-  void for_joined(size_t first, Function function) const {
-    function(first);
-    if (p_.gated) function(first + 1);
-  }
-
-  void gate(Range rows, Range range) const {
-    if (!p_.gated) return;
-    for (int64_t row = rows.begin; row < rows.end; ++row) {
-      int64_t at = row * columns(0) + range.begin;
-      functions_.gate(products_[0].y + at, up_ + at, range.size());
     }
   }
 
@@ -199,7 +203,6 @@ class Work {
   const ProductsProblem& p_;
   const std::vector<Product>& products_;
   Inputs inputs_;
-  float* up_ = nullptr;  // (rows, columns): the second product of a gate
 };
 
 }  // namespace
