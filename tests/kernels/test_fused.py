@@ -15,7 +15,7 @@ from kernels.nodes import OURS, Weights, session
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 DEPTH, EPSILON = 150, 1e-6
-FORMATS = [(4, 32), (4, 128), (8, 32), (2, 64)]
+FORMATS = [(4, 32), (4, 128), (8, 32), (2, 32)]
 
 
 def numbers(*shape: int, seed: int = 1) -> Floats:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kernels.nodes import THEIRS, Weights
 
-FORMATS = [(2, 64), (2, 128), (4, 32), (4, 64), (4, 128), (8, 32), (8, 64), (8, 128)]
+FORMATS = [(2, 32), (2, 64), (2, 128), (4, 32), (4, 64), (4, 128), (8, 32), (8, 64), (8, 128)]
 
 
 def rows(count: int, depth: int, seed: int = 1) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -97,7 +97,7 @@ def test_leading_dimensions_are_kept() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"block_size": 16}, "bits/block_size is 4/16; valid: 2/64"),
+        ({"block_size": 16}, "bits/block_size is 4/16; valid: 2/32 2/64"),
         ({"bits": 3}, "bits/block_size is 3/32"),
         ({"K": 0}, "K is 0"),
         ({"N": -1}, "N -1"),

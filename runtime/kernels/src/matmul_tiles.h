@@ -11,18 +11,22 @@
 
 #include "dot_tile.h"
 #include "matmul.h"
+#include "packed_weights.h"
 
 namespace qtool {
 
-template <class Isa, int kBits, int kBlockSize>
+template <class Isa, int kBits, int kBlockSize, int kStoredBits>
 class Tiles {
   using Bytes = typename Isa::Bytes;
   using Ints = typename Isa::Ints;
   using Floats = typename Isa::Floats;
+  using Packed = PackedWeights<Isa, kBits, kStoredBits>;
   using Tile = typename Isa::template Tile<kBits, kBlockSize>;
 
   static constexpr int kFields = 8 / kBits;  // weights in a byte
   static constexpr int64_t kBlockBytes = kBlockSize / kFields;
+  static constexpr int64_t kStoredBlockBytes = kBlockSize * kStoredBits / 8;
+  static constexpr int64_t kStoredGroupBytes = kGroup * kStoredBlockBytes;
   static constexpr int64_t kGroupBytes = kGroup * kBlockBytes;
   static constexpr int64_t kStep = kTileDepth / (kGroup * kBlockSize);  // groups that are unpacked at a time
   static_assert(Tile::kRows <= kMostTileRows);
@@ -47,12 +51,12 @@ class Tiles {
 
   // The zero points of a group of blocks of one column, first block in the lowest bits.
   static uint32_t four_zero_points(const uint8_t* of_column, int64_t group, int64_t blocks) {
-    const uint8_t* from = of_column + group * kGroup * kBits / 8;
+    const uint8_t* from = of_column + group * kGroup * kStoredBits / 8;
     uint32_t packed = 0;
     if (blocks == kGroup) {
-      std::memcpy(&packed, from, kGroup * kBits / 8);
+      std::memcpy(&packed, from, kGroup * kStoredBits / 8);
     } else {
-      for (int64_t i = 0; i < (blocks * kBits + 7) / 8; ++i) packed |= uint32_t{from[i]} << (8 * i);
+      for (int64_t i = 0; i < (blocks * kStoredBits + 7) / 8; ++i) packed |= uint32_t{from[i]} << (8 * i);
     }
     return packed;
   }
@@ -82,8 +86,8 @@ class Tiles {
       if (w.zero_points) {
         packed = four_zero_points(w.zero_points + of[i] * w.zero_point_bytes(), group, blocks);
       }
-      for (int64_t j = 0; j < kGroup; ++j, packed >>= kBits % 32) {
-        int zero_point = w.zero_points ? int(packed & ((1u << kBits) - 1)) : 1 << (kBits - 1);
+      for (int64_t j = 0; j < kGroup; ++j, packed >>= kStoredBits) {
+        int zero_point = w.zero_points ? int(packed & ((1u << kStoredBits) - 1)) : 1 << (kStoredBits - 1);
         buffer.zero_points[at + j * kTileColumns + i] = Isa::template stored_zero_point<kBits>(zero_point);
         buffer.scales[at + j * kTileColumns + i] = j < blocks ? w.scales[of[i] * w.blocks + group * kGroup + j] : 0.0f;
         less[j][i] = kBits == 8 ? 0 : zero_point * 0x01010101u;
@@ -100,8 +104,10 @@ class Tiles {
     for (int64_t v = 0; v < kVectors; ++v) {
       Bytes vectors[16];
       for (int64_t i = 0; i < 16; ++i) {
-        const uint8_t* from = w.values + of[i] * w.column_bytes() + group * kGroupBytes + v * 64;
-        vectors[i] = blocks == kGroup ? Isa::load_bytes(from) : Isa::load_bytes(from, blocks * kBlockBytes - v * 64);
+        const uint8_t* from =
+            w.values + of[i] * w.column_bytes() + group * kStoredGroupBytes + v * Packed::kStoredBytes;
+        int64_t present = blocks * kStoredBlockBytes - v * Packed::kStoredBytes;
+        vectors[i] = blocks == kGroup ? Packed::load(from) : Packed::load(from, present);
       }
       Isa::transpose_words(vectors);
       for (int64_t i = 0; i < 16; i += 2) {
