@@ -10,6 +10,9 @@ import pytest
 
 import qtool
 import qtool_runtime
+import qtool_targets
+from qtool.passes.capabilities import capabilities_for
+from qtool.quantize.choices import GROUP_SIZES
 from qtool_runtime import Model, kernels
 from qtool_runtime.errors import GenerationError
 from support.places import real_model
@@ -49,6 +52,12 @@ def logits(model: Model, pieces: list[np.ndarray]) -> np.ndarray:
 def text(model: Model) -> np.ndarray:
     prompt = "The kitchen light is on, and the heating in the bathroom is set to 21 degrees. " * 4
     return np.array(model.tokenizer.encode(prompt))
+
+
+@pytest.mark.parametrize("size", GROUP_SIZES)
+@pytest.mark.parametrize("bits", capabilities_for(qtool_targets.load("x64-int4")).matmul_bits)
+def test_every_format_that_bits_can_be_spent_on_has_a_kernel(bits: int, size: int) -> None:
+    assert pack.supports("MatMulNBits", {"bits": bits, "block_size": size})
 
 
 @pytest.mark.skipif("amx" in pack.instruction_sets(), reason="this processor has AMX")

@@ -32,7 +32,7 @@ struct DotTile {
     Ints sums[kRows][kHalves];  // of this function's own: compilers keep them in registers
     for (int m = 0; m < kRows; ++m) {
       for (int h = 0; h < kHalves; ++h) {
-        sums[m][h] = kAbove<Isa, kBits> > 0 ? Isa::set(starts[m * starts_stride]) : Isa::zero_ints();
+        sums[m][h] = kAbove<Isa, kBits> != 0 ? Isa::set(starts[m * starts_stride]) : Isa::zero_ints();
       }
     }
     // Four steps at a time: in a loop of one, GCC 12 copies the sums, and stores some of them.

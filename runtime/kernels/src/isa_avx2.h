@@ -45,6 +45,10 @@ struct Avx2 {
     if (count > 0) std::memcpy(padded, from, count);
     return load_bytes(padded);
   }
+  static Bytes load_widened(const void* from) {
+    auto* at = static_cast<const __m128i*>(from);
+    return {widen(_mm_loadu_si128(at)), widen(_mm_loadu_si128(at + 1))};
+  }
   static void store_bytes(void* to, Bytes a) {
     auto* at = static_cast<__m256i*>(to);
     _mm256_storeu_si256(at, a.low);
@@ -220,6 +224,12 @@ struct Avx2 {
 
  private:
   static Ints add(Ints a, Ints b) { return {_mm256_add_epi32(a.low, b.low), _mm256_add_epi32(a.high, b.high)}; }
+
+  static __m256i widen(__m128i bytes) {
+    __m256i a = _mm256_cvtepu8_epi16(bytes);
+    a = _mm256_and_si256(_mm256_or_si256(a, _mm256_slli_epi16(a, 4)), _mm256_set1_epi8(0x0f));
+    return _mm256_and_si256(_mm256_or_si256(a, _mm256_slli_epi16(a, 2)), _mm256_set1_epi8(0x33));
+  }
 
   static __m256i sum_in_two_lanes(__m256i a, __m256i b, __m256i c, __m256i d) {
     return _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));

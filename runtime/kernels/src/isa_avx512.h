@@ -34,6 +34,11 @@ struct Avx512Vnni {
     if (count <= 0) return _mm512_setzero_si512();
     return count >= 64 ? load_bytes(from) : _mm512_maskz_loadu_epi8((__mmask64{1} << count) - 1, from);
   }
+  static Bytes load_widened(const void* from) {
+    __m512i a = _mm512_cvtepu8_epi16(_mm256_loadu_si256(static_cast<const __m256i*>(from)));
+    a = _mm512_and_si512(_mm512_or_si512(a, _mm512_slli_epi16(a, 4)), _mm512_set1_epi8(0x0f));
+    return _mm512_and_si512(_mm512_or_si512(a, _mm512_slli_epi16(a, 2)), _mm512_set1_epi8(0x33));
+  }
   static void store_bytes(void* to, Bytes a) { _mm512_storeu_si512(to, a); }
   static Ints load_ints(const int32_t* from) { return _mm512_loadu_si512(from); }
   static void store_ints(int32_t* to, Ints a) { _mm512_storeu_si512(to, a); }

@@ -52,6 +52,14 @@ struct Neon {
     if (count > 0) std::memcpy(padded, from, count);
     return load_bytes(padded);
   }
+  static Bytes load_widened(const void* from) {
+    return each<Bytes>([&](int i) {
+      uint16x8_t wide = vmovl_u8(vld1_u8(static_cast<const uint8_t*>(from) + 8 * i));
+      wide = vandq_u16(vorrq_u16(wide, vshlq_n_u16(wide, 4)), vdupq_n_u16(0x0f0f));
+      wide = vandq_u16(vorrq_u16(wide, vshlq_n_u16(wide, 2)), vdupq_n_u16(0x3333));
+      return vreinterpretq_u8_u16(wide);
+    });
+  }
   static void store_bytes(void* to, Bytes a) {
     for (int i = 0; i < 4; ++i) vst1q_u8(static_cast<uint8_t*>(to) + 16 * i, a.at[i]);
   }

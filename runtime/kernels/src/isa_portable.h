@@ -55,6 +55,16 @@ struct Portable {
     return result;
   }
 
+  // 32 bytes of numbers of two bits, as numbers of four bits.
+  static Bytes load_widened(const void* from) {
+    Bytes result;
+    for (int i = 0; i < 64; ++i) {
+      int two_numbers = static_cast<const uint8_t*>(from)[i / 2] >> (i % 2 * 4) & 0xf;
+      result.at[i] = static_cast<uint8_t>((two_numbers | two_numbers << 2) & 0x33);
+    }
+    return result;
+  }
+
   static void store_bytes(void* to, Bytes a) { std::memcpy(to, &a, 64); }
   static Ints load_ints(const int32_t* from) {
     return map<Ints>([&](int i) { return from[i]; });

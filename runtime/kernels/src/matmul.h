@@ -110,7 +110,8 @@ struct WeightFormat {
   int bits;
   int block_size;
 };
-constexpr WeightFormat kWeightFormats[] = {{2, 64}, {2, 128}, {4, 32}, {4, 64}, {4, 128}, {8, 32}, {8, 64}, {8, 128}};
-constexpr int kWeightFormatCount = 8;
+constexpr WeightFormat kWeightFormats[] = {{2, 32},  {2, 64}, {2, 128}, {4, 32}, {4, 64},
+                                           {4, 128}, {8, 32}, {8, 64},  {8, 128}};
+constexpr int kWeightFormatCount = 9;
 
 }  // namespace qtool

@@ -10,22 +10,28 @@
 
 #include "matmul.h"
 #include "matmul_tiles.h"
+#include "packed_weights.h"
 
 namespace qtool {
 
-template <class Isa, int kBits, int kBlockSize>
+// Weights of kStoredBits bits in memory have kBits bits in vectors.
+template <class Isa, int kBits, int kBlockSize, int kStoredBits = kBits>
 class MatMul {
   using Bytes = typename Isa::Bytes;
   using Ints = typename Isa::Ints;
   using Floats = typename Isa::Floats;
-  using ManyRows = Tiles<Isa, kBits, kBlockSize>;
+  using Packed = PackedWeights<Isa, kBits, kStoredBits>;
+  using ManyRows = Tiles<Isa, kBits, kBlockSize, kStoredBits>;
 
   static constexpr int kFields = 8 / kBits;  // weights in a byte
   static constexpr int64_t kBlockBytes = kBlockSize / kFields;
+  static constexpr int64_t kStoredBlockBytes = kBlockSize * kStoredBits / 8;
+  static constexpr int64_t kStoredGroupBytes = kGroup * kStoredBlockBytes;
   static constexpr int64_t kGroupBytes = kGroup * kBlockBytes;
   static constexpr int64_t kGroupValues = kGroup * kBlockSize;
   static constexpr int64_t kVectors = kGroupBytes / 64;             // of a group of one column
   static constexpr int64_t kVectorsPerSum = kVectors == 8 ? 2 : 1;  // whose lanes are the same blocks'
+  static_assert(kVectors >= 1);
 
  public:
   static constexpr MatMulKernels kernels() { return {quantize_row, few_rows, ManyRows::many_rows}; }
@@ -46,7 +52,7 @@ class MatMul {
         quantize_block(padded, first, stride, scales + block, negative_sums + block);
       }
     }
-    if (out.for_many && kAbove < Isa, kBits >> 0) {
+    if (out.for_many && kAbove<Isa, kBits> != 0) {
       for (int64_t block = 0; block < out.groups * kGroup; ++block) negative_sums[block] *= kAbove<Isa, kBits>;
     }
   }
@@ -90,7 +96,7 @@ class MatMul {
   class FourColumns {
    public:
     FourColumns(const Weights& w, int64_t column, int64_t count, int64_t ahead)
-        : w_(w), column_(column), count_(count), ahead_(ahead), scales_ahead_(ahead / kBlockBytes) {
+        : w_(w), column_(column), count_(count), ahead_(ahead), scales_ahead_(ahead / kStoredBlockBytes) {
       for (int64_t i = 0; i < 4; ++i) {
         int64_t n = column + (i < count ? i : count - 1);
         values_[i] = w.values + n * w.column_bytes();
@@ -160,8 +166,9 @@ class MatMul {
             }
           }
           for (int i = 0; i < 4; ++i) {
-            const uint8_t* from = values_[i] + group * kGroupBytes + u * 64;
-            Bytes packed = kLast ? Isa::load_bytes(from, blocks * kBlockBytes - u * 64) : Isa::load_bytes(from);
+            const uint8_t* from = values_[i] + group * kStoredGroupBytes + u * Packed::kStoredBytes;
+            int64_t present = blocks * kStoredBlockBytes - u * Packed::kStoredBytes;
+            Bytes packed = kLast ? Packed::load(from, present) : Packed::load(from);
             Isa::prefetch(from + ahead_);
             accumulate<kRows, 0>(packed, i, x, sums);
           }
@@ -215,9 +222,9 @@ class MatMul {
 template <class Isa>
 struct MatMulTable {
   static constexpr MatMulKernels kTable[kWeightFormatCount] = {
-      MatMul<Isa, 2, 64>::kernels(), MatMul<Isa, 2, 128>::kernels(), MatMul<Isa, 4, 32>::kernels(),
-      MatMul<Isa, 4, 64>::kernels(), MatMul<Isa, 4, 128>::kernels(), MatMul<Isa, 8, 32>::kernels(),
-      MatMul<Isa, 8, 64>::kernels(), MatMul<Isa, 8, 128>::kernels()};
+      MatMul<Isa, 4, 32, 2>::kernels(), MatMul<Isa, 2, 64>::kernels(), MatMul<Isa, 2, 128>::kernels(),
+      MatMul<Isa, 4, 32>::kernels(),    MatMul<Isa, 4, 64>::kernels(), MatMul<Isa, 4, 128>::kernels(),
+      MatMul<Isa, 8, 32>::kernels(),    MatMul<Isa, 8, 64>::kernels(), MatMul<Isa, 8, 128>::kernels()};
 };
 
 }  // namespace qtool

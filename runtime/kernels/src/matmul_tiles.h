@@ -9,18 +9,22 @@
 
 #include "dot_tile.h"
 #include "matmul.h"
+#include "packed_weights.h"
 
 namespace qtool {
 
-template <class Isa, int kBits, int kBlockSize>
+template <class Isa, int kBits, int kBlockSize, int kStoredBits>
 class Tiles {
   using Bytes = typename Isa::Bytes;
   using Ints = typename Isa::Ints;
   using Floats = typename Isa::Floats;
+  using Packed = PackedWeights<Isa, kBits, kStoredBits>;
   using Tile = typename Isa::template Tile<kBits, kBlockSize>;
 
   static constexpr int kFields = 8 / kBits;  // weights in a byte
   static constexpr int64_t kBlockBytes = kBlockSize / kFields;
+  static constexpr int64_t kStoredBlockBytes = kBlockSize * kStoredBits / 8;
+  static constexpr int64_t kStoredGroupBytes = kGroup * kStoredBlockBytes;
   static constexpr int64_t kGroupBytes = kGroup * kBlockBytes;
   static constexpr int64_t kStep = kTileDepth / (kGroup * kBlockSize);  // groups that are unpacked at a time
   static_assert(Tile::kRows <= kMostTileRows);
@@ -49,19 +53,19 @@ class Tiles {
   static Ints zero_points(const uint8_t* const* of_columns, int64_t group, int64_t blocks) {
     uint32_t packed[4];
     for (int i = 0; i < 4; ++i) packed[i] = four_zero_points(of_columns[i], group, blocks);
-    return Isa::template unpack_zero_points<kBits>(packed);
+    return Isa::template unpack_zero_points<kStoredBits>(packed);
   }
-  static Ints middle() { return Isa::set(Isa::template stored_zero_point<kBits>(1 << (kBits - 1))); }
+  static Ints middle() { return Isa::set(Isa::template stored_zero_point<kBits>(1 << (kStoredBits - 1))); }
 
  private:
   // The zero points of one column, first block in the lowest bits.
   static uint32_t four_zero_points(const uint8_t* of_column, int64_t group, int64_t blocks) {
-    const uint8_t* from = of_column + group * kGroup * kBits / 8;
+    const uint8_t* from = of_column + group * kGroup * kStoredBits / 8;
     uint32_t packed = 0;
     if (blocks == kGroup) {
-      std::memcpy(&packed, from, kGroup * kBits / 8);
+      std::memcpy(&packed, from, kGroup * kStoredBits / 8);
     } else {
-      for (int64_t i = 0; i < (blocks * kBits + 7) / 8; ++i) packed |= uint32_t{from[i]} << (8 * i);
+      for (int64_t i = 0; i < (blocks * kStoredBits + 7) / 8; ++i) packed |= uint32_t{from[i]} << (8 * i);
     }
     return packed;
   }
@@ -88,7 +92,7 @@ class Tiles {
     const uint8_t* zero_points_of[4];
     for (int i = 0; i < 4; ++i) {
       scales[i] = w.scales + of[i] * w.blocks + group * kGroup;
-      zero_points_of[i] = w.zero_points + of[i] * w.zero_point_bytes();
+      zero_points_of[i] = w.zero_points ? w.zero_points + of[i] * w.zero_point_bytes() : nullptr;
     }
     alignas(64) float four_scales[kGroup][4];
     alignas(64) int32_t four_points[kGroup][4];
@@ -110,8 +114,10 @@ class Tiles {
     for (int64_t v = 0; v < kVectors; ++v) {
       Bytes vectors[16];
       for (int64_t i = 0; i < 16; ++i) {
-        const uint8_t* from = w.values + of[i] * w.column_bytes() + group * kGroupBytes + v * 64;
-        vectors[i] = blocks == kGroup ? Isa::load_bytes(from) : Isa::load_bytes(from, blocks * kBlockBytes - v * 64);
+        const uint8_t* from =
+            w.values + of[i] * w.column_bytes() + group * kStoredGroupBytes + v * Packed::kStoredBytes;
+        int64_t present = blocks * kStoredBlockBytes - v * Packed::kStoredBytes;
+        vectors[i] = blocks == kGroup ? Packed::load(from) : Packed::load(from, present);
       }
       Isa::transpose_words(vectors);
       for (int64_t i = 0; i < 16; i += 2) {
