@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import platform
 import sys
-from importlib.metadata import version
+from importlib.metadata import distribution, version
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,11 @@ from kernels.nodes import qtool_kernels
 
 def test_version() -> None:
     assert version("qtool-kernels") == qtool_kernels.__version__
+
+
+def test_the_license_is_the_projects() -> None:
+    license_text = Path(__file__).parents[2].joinpath("LICENSE").read_text()
+    assert distribution("qtool-kernels").read_text("licenses/LICENSE") == license_text
 
 
 def test_the_portable_kernels_are_there_and_come_last() -> None:
