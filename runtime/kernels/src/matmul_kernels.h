@@ -203,8 +203,25 @@ class MatMul {
 
     template <bool kLast>
     Ints group_zero_points(int64_t group, int64_t blocks) const {
-      if (w_.zero_points == nullptr) return ManyRows::middle();
-      return ManyRows::zero_points(zero_points_, group, kLast ? blocks : kGroup);
+      if (w_.zero_points == nullptr) {
+        return Isa::set(Isa::template stored_zero_point<kBits>(1 << (kStoredBits - 1)));
+      }
+      uint32_t packed[4];
+      for (int i = 0; i < 4; ++i) {
+        packed[i] = four_zero_points(zero_points_[i] + group * kGroup * kStoredBits / 8, kLast ? blocks : kGroup);
+      }
+      return Isa::template unpack_zero_points<kStoredBits>(packed);
+    }
+
+    // A group's of one column, first block in the lowest bits.
+    static uint32_t four_zero_points(const uint8_t* from, int64_t blocks) {
+      uint32_t packed = 0;
+      if (blocks == kGroup) {
+        std::memcpy(&packed, from, kGroup * kStoredBits / 8);
+      } else {
+        for (int64_t i = 0; i < (blocks * kStoredBits + 7) / 8; ++i) packed |= uint32_t{from[i]} << (8 * i);
+      }
+      return packed;
     }
 
     const Weights& w_;
