@@ -68,7 +68,7 @@ struct Range {
   int64_t size() const { return end - begin; }
 };
 
-// Where results go: that of the m-th of some rows and the n-th of some columns is at data[m * stride + n].
+// Where results go: that of the m-th row and the n-th column of those that are asked for is at data[m * stride + n].
 struct Output {
   float* data = nullptr;
   int64_t stride = 0;
