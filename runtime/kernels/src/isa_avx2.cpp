@@ -15,7 +15,7 @@ struct MultiplyAddBytes {
   template <int kBits>
   static __m256i dot(__m256i sum, __m256i a, __m256i b) {
     if constexpr (kBits == 8) {
-      // Pairs of products of bytes would not fit 16 bits; those of half bytes do, and those of weights of four bits.
+      // Pairs of products of bytes would not fit 16 bits; those of half bytes do, and those of weights of fewer bits.
       const __m256i mask = _mm256_set1_epi8(15);
       __m256i low = _mm256_maddubs_epi16(_mm256_and_si256(a, mask), b);
       __m256i high = _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16(a, 4), mask), b);

@@ -26,7 +26,7 @@ struct Portable {
   static constexpr int kTileRows = 4;      // likewise in `many_rows`, with `DotTile`
   static constexpr int64_t kPrefetch = 0;  // bytes ahead of those being read
 
-  // Whether `dot` takes weights only if they are unsigned.
+  // Whether `Tile` takes weights of fewer than eight bits only if they are unsigned.
   static constexpr bool kUnsignedWeights = true;
 
   // How `many_rows` multiplies; see dot_tile.h.

@@ -62,7 +62,7 @@ class MatMul {
     for (int64_t column = columns.begin; column < columns.end; column += 4) {
       int64_t count = columns.end - column < 4 ? columns.end - column : 4;
       FourColumns four(w, column, count, ahead);
-      Output of_four{y.data + column - columns.begin, y.stride};
+      Output of_four{y.data + (column - columns.begin), y.stride};
       int64_t row = 0;
       if constexpr (Isa::kRows == 4) {
         // A token and four drafts are faster together than as 4 and 1, though not all registers suffice.

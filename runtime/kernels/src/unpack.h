@@ -35,7 +35,7 @@ class Unpack {
       for (int64_t i = 0; i < 16; ++i) {
         of[i] = columns.begin + (first + i < columns.size() ? first + i : columns.size() - 1);
       }
-      alignas(64) uint32_t less[kMostBlocks][16];
+      alignas(64) uint32_t less[kMostBlocks][16] = {};
       unpack_scales(w, of, blocks, buffer.scales + first);
       unpack_zero_points(w, of, blocks, buffer.zero_points + first, less);
       for (int64_t group = groups.begin; group < groups.end; ++group) {

@@ -106,7 +106,7 @@ void test_matmul(const InstructionSet& set, WeightFormat format, std::mt19937& r
   for (int64_t depth : {format.block_size - 3, 4 * format.block_size, 9 * format.block_size + 1}) {
     Matrix matrix(format, 43, depth, random);
     const Weights& w = matrix.weights;
-    constexpr int64_t kRows = 150;
+    constexpr int64_t kRows = kTileRows + 6;  // more than one tile
     std::vector<float> x = numbers(kRows * depth, random), y(kRows * w.columns);
     multiply(set, w, x.data(), kRows, y.data(), on_threads(3));
     double error = 0, size = 0;
@@ -184,7 +184,7 @@ Fused multiply_fused(const InstructionSet& set, const Weights& a, const Weights&
 
 // The same bits as the steps one by one, for any number of rows and threads.
 void test_fused(const InstructionSet& set, WeightFormat format, std::mt19937& random) {
-  constexpr int64_t kRows = 140;
+  constexpr int64_t kRows = kTileRows + 6;  // more than one tile
   for (int64_t depth : {format.block_size - 3, 5 * format.block_size + 16}) {
     Matrix first(format, 43, depth, random), second({4, 32}, 43, depth, random);
     const Weights &a = first.weights, &b = second.weights;
